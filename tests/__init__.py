@@ -1,0 +1,1 @@
+"""The suite: `scripts/test` runs all of it."""
