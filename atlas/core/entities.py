@@ -1,0 +1,133 @@
+"""What the control fold holds: workspaces, keys, streams, workflows. Frozen; changed by replacement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from atlas.core.facts import event_topic
+from atlas.core.retry import DEFAULT_SCHEDULE_S
+
+TIMEOUT_MS_DEFAULT: Final = 5_000
+MAX_IN_FLIGHT_DEFAULT: Final = 32
+
+ENABLED: Final = "enabled"
+DISABLED: Final = "disabled"
+SUSPENDED: Final = "suspended"
+
+#: `disabled_reason` of a workflow that answered 410 Gone.
+GONE: Final = "gone"
+#: `disabled_reason` of a workflow that somebody disabled.
+BY_REQUEST: Final = "requested"
+
+Scope = tuple[str, str]
+
+
+class Quota(Struct, frozen=True):
+    """A leaky bucket of `burst` requests drained at `requests_per_minute`."""
+
+    requests_per_minute: int
+    burst: int
+
+
+class Workspace(Struct, frozen=True, kw_only=True):
+    """A tenant. `quotas` holds only what an operator set, by environment."""
+
+    id: str
+    name: str
+    status: str = ENABLED
+    quotas: Mapping[str, Quota] = {}
+    created_at_ms: int
+
+
+class ApiKey(Struct, frozen=True, kw_only=True):
+    """A key, without its secret. `streams` is None when it is not scoped."""
+
+    id: str
+    workspace_id: str
+    environment: str
+    kind: str
+    name: str | None
+    streams: tuple[str, ...] | None
+    prefix: str
+    digest: str
+    created_at_ms: int
+    expires_at_ms: int | None = None
+    revoked_at_ms: int | None = None
+
+    def is_live(self, now_ms: int) -> bool:
+        """Whether it opens anything at this time."""
+        return self.revoked_at_ms is None and (self.expires_at_ms is None or now_ms < self.expires_at_ms)
+
+    def allows(self, stream: str) -> bool:
+        """Whether the key's scope holds this stream."""
+        return self.streams is None or stream in self.streams
+
+    @property
+    def publishable(self) -> bool:
+        """A key for browsers: only sends."""
+        return self.kind == "publishable"
+
+
+class Stream(Struct, frozen=True, kw_only=True):
+    """An event stream; `archived_at_ms` set means: no new events, history readable, name taken."""
+
+    id: str
+    workspace_id: str
+    environment: str
+    name: str
+    description: str | None
+    retention_days: int
+    default_routes: tuple[str, ...]
+    created_at_ms: int
+    archived_at_ms: int | None = None
+
+    @property
+    def topic(self) -> str:
+        """Where its events lie."""
+        return event_topic(self.environment, self.workspace_id, self.name)
+
+    @property
+    def retention_ms(self) -> int:
+        """How long its events are visible."""
+        return self.retention_days * 86_400_000
+
+
+class SealedSecret(Struct, frozen=True):
+    """An encrypted signing secret; the older one of a rotation ends at `expires_at_ms`."""
+
+    sealed: str
+    expires_at_ms: int | None = None
+
+
+class Workflow(Struct, frozen=True, kw_only=True):
+    """A delivery target. `revision` is the offset of the control record that last changed it."""
+
+    id: str
+    workspace_id: str
+    environment: str
+    url: str
+    description: str | None = None
+    timeout_ms: int = TIMEOUT_MS_DEFAULT
+    retry_schedule_seconds: tuple[int, ...] = DEFAULT_SCHEDULE_S
+    max_in_flight: int = MAX_IN_FLIGHT_DEFAULT
+    rate_limit_per_second: int | None = None
+    headers: Mapping[str, str] = {}
+    secrets: tuple[SealedSecret, ...]
+    status: str = ENABLED
+    disabled_reason: str | None = None
+    disabled_at_ms: int | None = None
+    created_at_ms: int
+    revision: int = 0
+
+    @property
+    def scope(self) -> Scope:
+        """Workspace and environment."""
+        return (self.workspace_id, self.environment)
+
+
+def secret_context(workspace_id: str, environment: str, target: str) -> str:
+    """What a signing secret's ciphertext is bound to."""
+    return f"{workspace_id}/{environment}/{target}"

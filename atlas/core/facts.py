@@ -1,0 +1,189 @@
+"""What is written to the log: event records and lifecycle facts (design sections 5 and 6).
+
+The value of every record is UTF-8 JSON, readable by any Kafka client. The header `atlas-schema` names
+the type and version. A reader skips records whose schema it does not know, and keeps the first record
+of an event id.
+
+Lifecycle facts of shard p lie in partition p of `atlas.lifecycle`. Delivery facts carry the epoch of
+the owner that wrote them: the offset of its `shard.claimed`. A fact whose epoch is not the newest claim
+before it is void in every fold.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+LIFECYCLE_TOPIC: Final = "atlas.lifecycle"
+CONTROL_TOPIC: Final = "atlas.control"
+ENVIRONMENTS: Final = ("live", "test")
+
+SCHEMA_HEADER: Final = "atlas-schema"
+EVENT_SCHEMA: Final = b"atlas.event/1"
+LIFECYCLE_SCHEMA: Final = b"atlas.lifecycle/1"
+CONTROL_SCHEMA: Final = b"atlas.control/1"
+
+#: Key of `shard.claimed` and `shard.checkpoint` records: lets an owner watch its partition for
+#: another's claim without decoding every fact.
+SHARD_KEY: Final = b"shard"
+
+Millis = Annotated[int, msgspec.Meta(ge=0)]
+Offset = Annotated[int, msgspec.Meta(ge=0)]
+
+
+def event_topic(environment: str, workspace_id: str, stream: str) -> str:
+    """`atlas.<env>.<workspace>.<stream>`; stream names hold no dot, so the parts can be told apart."""
+    return f"atlas.{environment}.{workspace_id}.{stream}"
+
+
+class TopicName(msgspec.Struct, frozen=True):
+    """An event topic's name, taken apart."""
+
+    environment: str
+    workspace_id: str
+    stream: str
+
+
+def parse_event_topic(topic: str) -> TopicName | None:
+    """The parts of an event topic's name; None for any other topic."""
+    parts = topic.split(".")
+    if len(parts) != 4 or parts[0] != "atlas" or parts[1] not in ENVIRONMENTS:
+        return None
+    return TopicName(parts[1], parts[2], parts[3])
+
+
+class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One accepted event. The record is the acceptance: its routes are those resolved then.
+
+    Times are RFC 3339 UTC. `payload_hash` (hex) and `idempotency_key` are None for unkeyed events.
+    `control_offset` is how far the gateway had folded `atlas.control` when it decided.
+    """
+
+    id: str
+    workspace_id: str
+    environment: str
+    stream: str
+    type: str
+    occurred_at: str
+    received_at: str
+    data: msgspec.Raw
+    actor: dict[str, str] | None
+    metadata: dict[str, str] | None
+    ordering_key: str | None
+    idempotency_key: str | None
+    payload_hash: str | None
+    routes: tuple[str, ...]
+    control_offset: int
+
+
+class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact"):
+    epoch: Offset
+
+
+class _DeliveryFact(_Fact, frozen=True, kw_only=True):
+    """Names one (event, target): the event's id and where its record lies."""
+
+    event_id: str
+    topic: str
+    offset: Offset
+    target: str
+    replay: int = 0
+
+
+class ShardClaimed(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="shard.claimed"):
+    """A new owner of the shard; the record's own offset is its epoch."""
+
+    owner: str
+    at_ms: Millis
+
+
+class DecidedRoute(msgspec.Struct, frozen=True, array_like=True):
+    """A route above a checkpoint's position that already has its fact."""
+
+    topic: str
+    offset: Offset
+    target: str
+
+
+class ShardCheckpoint(_Fact, frozen=True, kw_only=True, tag="shard.checkpoint"):
+    """Every route of every event below `next_offsets` (by topic) has a fact, and those in `decided`."""
+
+    next_offsets: dict[str, int]
+    decided: tuple[DecidedRoute, ...]
+    at_ms: Millis
+
+
+class DeliveryStarted(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.started"):
+    """An attempt that has outlived 100 ms; lets readers see `processing`. Decides nothing."""
+
+    attempt: int
+    started_at_ms: Millis
+
+
+class FactError(msgspec.Struct, frozen=True):
+    """Why an attempt, or a route, failed."""
+
+    code: str
+    message: str
+
+
+class DeliveryAttempted(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.attempted"):
+    """One attempt and its outcome: `delivered`, `retry_scheduled` or `failed`.
+
+    `next_attempt_at_ms` is decided here, once. `response_body` is the first 4 KiB answered.
+    """
+
+    attempt: int
+    outcome: str
+    started_at_ms: Millis
+    completed_at_ms: Millis
+    duration_ms: int
+    kind: str = "workflow"
+    next_attempt_at_ms: int | None = None
+    http_status: int | None = None
+    error: FactError | None = None
+    response_body: str | None = None
+    address: str | None = None
+
+
+class DeliveryParked(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.parked"):
+    """The route waits in the log for room at its target; not an attempt. Parked once."""
+
+    reason: str
+    at_ms: Millis
+
+
+class DeliveryClosed(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.closed"):
+    """The route ends `failed` without an attempt: target_disabled, target_deleted, payload_expired."""
+
+    error: FactError
+    at_ms: Millis
+
+
+class RecordsTrimmed(_Fact, frozen=True, kw_only=True, tag="records.trimmed"):
+    """Records of this shard's partition of `topic` below `before_offset` are past retention.
+
+    All of them were received before `before_ms`.
+    """
+
+    topic: str
+    before_offset: Offset
+    before_ms: Millis
+    at_ms: Millis
+
+
+DeliveryFact = DeliveryStarted | DeliveryAttempted | DeliveryParked | DeliveryClosed
+LifecycleFact = (
+    ShardClaimed
+    | ShardCheckpoint
+    | DeliveryStarted
+    | DeliveryAttempted
+    | DeliveryParked
+    | DeliveryClosed
+    | RecordsTrimmed
+)
+
+encode = msgspec.json.Encoder().encode
+decode_event = msgspec.json.Decoder(EventRecord).decode
+decode_lifecycle = msgspec.json.Decoder(LifecycleFact).decode

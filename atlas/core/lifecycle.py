@@ -1,0 +1,157 @@
+"""The life of a route and of an event: one table, and the functions that follow from it.
+
+A route is one (event, target). It is `queued` when the event is accepted and moves only as `MOVES` says:
+
+    queued ──started──> processing ──attempted──> delivered | retry_scheduled | failed
+    queued ──attempted──────────────────────────> (the same, when the attempt was quick)
+    queued ──parked──> queued
+    retry_scheduled ──started──> processing, ──attempted──> ...
+    queued, processing, retry_scheduled ──closed──> failed
+
+Attempt numbers are gapless and rising: an attempt carries the number after the last one, except that
+a `processing` attempt without an outcome (its owner crashed) is repeated under its own number. A fact
+that does not fit raises `IllegalTransition` and changes nothing: in a fold it is void, so that the first
+valid fact per (event, target, attempt) wins and nothing happens after a terminal state (guarantees G4,
+G5). An event's status is a function of its routes (`event_status`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from atlas.core.errors import AtlasError
+from atlas.core.facts import (
+    DeliveryAttempted,
+    DeliveryClosed,
+    DeliveryFact,
+    DeliveryParked,
+    DeliveryStarted,
+)
+
+QUEUED: Final = "queued"
+PROCESSING: Final = "processing"
+DELIVERED: Final = "delivered"
+RETRY_SCHEDULED: Final = "retry_scheduled"
+FAILED: Final = "failed"
+ROUTE_STATUSES: Final = (QUEUED, PROCESSING, DELIVERED, RETRY_SCHEDULED, FAILED)
+
+ACCEPTED: Final = "accepted"
+RETRIED: Final = "retried"
+EVENT_STATUSES: Final = (ACCEPTED, PROCESSING, DELIVERED, RETRIED, FAILED)
+
+TERMINAL: Final = frozenset({DELIVERED, FAILED})
+OUTCOMES: Final = frozenset({DELIVERED, RETRY_SCHEDULED, FAILED})
+
+#: fact type -> statuses of a route in which it is valid.
+MOVES: Final[Mapping[type[DeliveryFact], frozenset[str]]] = {
+    DeliveryStarted: frozenset({QUEUED, PROCESSING, RETRY_SCHEDULED}),
+    DeliveryAttempted: frozenset({QUEUED, PROCESSING, RETRY_SCHEDULED}),
+    DeliveryParked: frozenset({QUEUED}),
+    DeliveryClosed: frozenset({QUEUED, PROCESSING, RETRY_SCHEDULED}),
+}
+
+
+class IllegalTransition(AtlasError):
+    """The fact does not fit the route's state; the state is unchanged."""
+
+
+class RouteState(msgspec.Struct, frozen=True, gc=False):
+    """One (event, target).
+
+    Attributes:
+        attempt: number of the last attempt made or under way; 0 before the first.
+        due_at_ms: when an owner must take the route up again from the store (a retry, or a parked
+            route); None when nothing waits, or the event topic still carries the first attempt.
+    """
+
+    target: str
+    status: str = QUEUED
+    attempt: int = 0
+    replay: int = 0
+    completed_at_ms: int | None = None
+    next_attempt_at_ms: int | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    due_at_ms: int | None = None
+    parked: bool = False
+
+
+def evolve(route: RouteState, fact: DeliveryFact) -> RouteState:
+    """The route after the fact.
+
+    Raises:
+        IllegalTransition: the fact is void for this route.
+    """
+    if route.status not in MOVES[type(fact)]:
+        raise IllegalTransition(f"{type(fact).__name__} on a route that is {route.status}")
+    if fact.replay != route.replay:
+        raise IllegalTransition(f"replay {fact.replay} on a route at replay {route.replay}")
+    match fact:
+        case DeliveryStarted():
+            return _started(route, fact)
+        case DeliveryAttempted():
+            return _attempted(route, fact)
+        case DeliveryParked():
+            if route.parked:
+                raise IllegalTransition("a route is parked once")
+            return msgspec.structs.replace(route, parked=True, due_at_ms=fact.at_ms)
+        case DeliveryClosed():
+            return RouteState(
+                target=route.target,
+                status=FAILED,
+                attempt=route.attempt,
+                replay=route.replay,
+                completed_at_ms=fact.at_ms,
+                error_code=fact.error.code,
+                error_message=fact.error.message,
+            )
+
+
+def next_attempt(route: RouteState) -> int:
+    """The number the next attempt carries."""
+    return route.attempt if route.status == PROCESSING else route.attempt + 1
+
+
+def _started(route: RouteState, fact: DeliveryStarted) -> RouteState:
+    if fact.attempt != next_attempt(route):
+        raise IllegalTransition(f"attempt {fact.attempt} after {route.attempt}")
+    return msgspec.structs.replace(
+        route, status=PROCESSING, attempt=fact.attempt, next_attempt_at_ms=None
+    )
+
+
+def _attempted(route: RouteState, fact: DeliveryAttempted) -> RouteState:
+    if fact.attempt != next_attempt(route):
+        raise IllegalTransition(f"attempt {fact.attempt} after {route.attempt}")
+    if fact.outcome not in OUTCOMES:
+        raise IllegalTransition(f"unknown outcome {fact.outcome}")
+    retried = fact.outcome == RETRY_SCHEDULED
+    error = fact.error if fact.outcome != DELIVERED else None
+    return RouteState(
+        target=route.target,
+        status=fact.outcome,
+        attempt=fact.attempt,
+        replay=route.replay,
+        completed_at_ms=None if retried else fact.completed_at_ms,
+        next_attempt_at_ms=fact.next_attempt_at_ms if retried else None,
+        error_code=error.code if error else None,
+        error_message=error.message if error else None,
+        due_at_ms=fact.next_attempt_at_ms if retried else None,
+    )
+
+
+def event_status(statuses: Iterable[str]) -> str:
+    """An event's status from its routes' (API notes, "Status of the event": first match)."""
+    seen = set(statuses)
+    if PROCESSING in seen:
+        return PROCESSING
+    if RETRY_SCHEDULED in seen:
+        return RETRIED
+    if seen == {QUEUED}:
+        return ACCEPTED
+    if QUEUED in seen:
+        return PROCESSING
+    return FAILED if FAILED in seen else DELIVERED

@@ -1,0 +1,129 @@
+"""What the read model holds of an event, and the pure step from log records to it.
+
+The state of an event is a function of its record and of its valid facts in partition order. The
+projector reads an event's record before it folds a fact of it (facts name the record's position), so
+there is no order of arrival to tell apart. Duplicate event ids keep the first record.
+"""
+
+from __future__ import annotations
+
+import orjson
+from msgspec import Struct
+from msgspec.structs import replace
+
+from atlas.core.facts import DeliveryAttempted, DeliveryFact, EventRecord
+from atlas.core.lifecycle import QUEUED, IllegalTransition, RouteState, event_status, evolve
+from atlas.core.timestamps import parse_filter_time
+
+
+class EventState(Struct, frozen=True, kw_only=True):
+    """One event in the read model. `actor_json` and `metadata_json` are compact JSON objects."""
+
+    id: str
+    workspace_id: str
+    environment: str
+    stream: str
+    type: str
+    received_at_ms: int
+    occurred_at: str
+    idempotency_key: str | None
+    actor_json: str | None
+    metadata_json: str | None
+    topic: str
+    partition: int
+    offset: int
+    status: str
+    routes: tuple[RouteState, ...]
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Workspace, environment, event id: what the read model knows it by."""
+        return (self.workspace_id, self.environment, self.id)
+
+
+class AttemptState(Struct, frozen=True, kw_only=True):
+    """One attempt ever made. `offset` is its fact's, in the lifecycle partition `partition`."""
+
+    workspace_id: str
+    environment: str
+    event_id: str
+    partition: int
+    offset: int
+    target: str
+    attempt: int
+    replay: int
+    status: str
+    started_at_ms: int
+    completed_at_ms: int
+    duration_ms: int
+    http_status: int | None
+    error_code: str | None
+    error_message: str | None
+    response_body: str | None
+    next_attempt_at_ms: int | None
+    address: str | None
+
+
+def _compact(value: dict[str, str] | None) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()
+
+
+def accepted(record: EventRecord, topic: str, partition: int, offset: int) -> EventState:
+    """The state of an event that has just been accepted."""
+    return EventState(
+        id=record.id,
+        workspace_id=record.workspace_id,
+        environment=record.environment,
+        stream=record.stream,
+        type=record.type,
+        received_at_ms=parse_filter_time(record.received_at),
+        occurred_at=record.occurred_at,
+        idempotency_key=record.idempotency_key,
+        actor_json=_compact(record.actor),
+        metadata_json=_compact(record.metadata),
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        status=event_status(QUEUED for _ in record.routes),
+        routes=tuple(RouteState(target) for target in record.routes),
+    )
+
+
+def advance(state: EventState, fact: DeliveryFact) -> EventState:
+    """The event after a delivery fact.
+
+    Raises:
+        IllegalTransition: the fact is void: it names no route of the event, another record of the
+            same id, or does not fit the route's state.
+    """
+    if (fact.topic, fact.offset) != (state.topic, state.offset):
+        raise IllegalTransition("the fact names another record")
+    for index, route in enumerate(state.routes):
+        if route.target == fact.target:
+            routes = (*state.routes[:index], evolve(route, fact), *state.routes[index + 1 :])
+            return replace(state, routes=routes, status=event_status(r.status for r in routes))
+    raise IllegalTransition(f"no route to {fact.target}")
+
+
+def attempt_made(state: EventState, fact: DeliveryAttempted, offset: int) -> AttemptState:
+    """The attempt that a valid `delivery.attempted` records."""
+    return AttemptState(
+        workspace_id=state.workspace_id,
+        environment=state.environment,
+        event_id=state.id,
+        partition=state.partition,
+        offset=offset,
+        target=fact.target,
+        attempt=fact.attempt,
+        replay=fact.replay,
+        status=fact.outcome,
+        started_at_ms=fact.started_at_ms,
+        completed_at_ms=fact.completed_at_ms,
+        duration_ms=fact.duration_ms,
+        http_status=fact.http_status,
+        error_code=fact.error.code if fact.error else None,
+        error_message=fact.error.message if fact.error else None,
+        response_body=fact.response_body,
+        next_attempt_at_ms=fact.next_attempt_at_ms,
+        address=fact.address,
+    )

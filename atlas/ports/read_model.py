@@ -1,0 +1,189 @@
+"""The read model: what the status API answers from, and where waiting routes are kept.
+
+It is derived: it can be deleted and folded again from the log at any time, and then holds the same
+rows (guarantee G6). Positions are stored with the data and fenced, so that a replayed or stale batch
+changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from atlas.core.projection import AttemptState, EventState
+from atlas.ports.log import TopicPartition
+
+#: Workspace id and environment: nothing is ever looked up without one.
+Scope = tuple[str, str]
+#: Workspace id, environment, event id.
+EventKey = tuple[str, str, str]
+
+
+class Trim(Struct, frozen=True):
+    """Event rows of this partition below `before_offset`, all received before `before_ms`, go."""
+
+    source: TopicPartition
+    before_offset: int
+    before_ms: int
+
+
+class Quarantined(Struct, frozen=True):
+    """A record that no fold could take, kept by position for operators."""
+
+    source: TopicPartition
+    offset: int
+    reason: str
+    at_ms: int
+
+
+class Advance(Struct, frozen=True):
+    """Moves a stored position from `expected` (0 when there is none) to `next_offset`."""
+
+    source: TopicPartition
+    expected: int
+    next_offset: int
+
+
+class Changes(Struct, frozen=True, kw_only=True):
+    """One projector batch, applied in one transaction.
+
+    Attributes:
+        events: new or changed events; each row and its routes are replaced whole.
+        attempts: new attempts.
+        trims: applied after the above.
+        epochs: newest claim seen, by shard.
+    """
+
+    events: Sequence[EventState] = ()
+    attempts: Sequence[AttemptState] = ()
+    trims: Sequence[Trim] = ()
+    quarantined: Sequence[Quarantined] = ()
+    advances: Sequence[Advance] = ()
+    epochs: Mapping[int, int] = {}
+
+
+class Progress(Struct, frozen=True):
+    """How far the read model has folded.
+
+    Attributes:
+        incarnation: changes whenever the store was made anew.
+        positions: next offset by partition; a partition never folded is absent.
+        epochs: newest claim folded, by shard.
+        trimmed: highest `before_offset` of all trims, by event topic partition.
+    """
+
+    incarnation: str
+    positions: Mapping[TopicPartition, int]
+    epochs: Mapping[int, int]
+    trimmed: Mapping[TopicPartition, int]
+
+
+class WaitingRoute(Struct, frozen=True):
+    """A route that an owner must take up again: a retry or a parked first attempt."""
+
+    workspace_id: str
+    environment: str
+    event_id: str
+    topic: str
+    offset: int
+    target: str
+    attempt: int
+    replay: int
+    status: str
+    due_at_ms: int
+
+
+class Waiting(Struct, frozen=True):
+    """Rows, with the shard's lifecycle position of the same snapshot (0 if never folded)."""
+
+    incarnation: str
+    lifecycle_position: int
+    routes: Sequence[WaitingRoute]
+
+
+class EventQuery(Struct, frozen=True, kw_only=True):
+    """One page of events, ascending by id.
+
+    Attributes:
+        visible_after_ms: for each stream the caller may see, the `received_at_ms` below which
+            events are past retention; streams not named are invisible.
+        after_id: the cursor: ids strictly greater.
+        received_from_ms, received_before_ms: inclusive, exclusive.
+        metadata: every pair must match.
+        limit: rows wanted; the caller asks for one more than the page to learn whether there are.
+    """
+
+    scope: Scope
+    visible_after_ms: Mapping[str, int]
+    limit: int
+    after_id: str | None = None
+    type: str | None = None
+    status: str | None = None
+    workflow_id: str | None = None
+    route_status: str | None = None
+    actor_id: str | None = None
+    tenant_id: str | None = None
+    received_from_ms: int | None = None
+    received_before_ms: int | None = None
+    idempotency_key: str | None = None
+    metadata: Mapping[str, str] = {}
+
+
+class ReadModel(Protocol):
+    """See the module docstring. Every method may raise `StoreUnavailable`."""
+
+    async def progress(self) -> Progress:
+        """Where the read model stands."""
+
+    async def load(self, keys: Sequence[EventKey]) -> dict[EventKey, EventState]:
+        """The states of those events that are there."""
+
+    async def apply(self, changes: Changes) -> None:
+        """Apply a batch in one durable-enough transaction: all of it or nothing.
+
+        Raises:
+            StaleWriter: a position was not where the batch expected it.
+        """
+
+    async def get(self, key: EventKey) -> EventState | None:
+        """One event."""
+
+    async def attempts(self, key: EventKey) -> list[AttemptState]:
+        """Every attempt of an event, oldest first."""
+
+    async def list(self, query: EventQuery) -> list[EventState]:
+        """A page of events, ascending by id. `routes` may be left empty."""
+
+    async def wait_past(self, positions: Mapping[TopicPartition, int], timeout_s: float) -> bool:
+        """Wait until every position given has been reached; False after the timeout."""
+
+    async def waiting_for(
+        self, shard: int, scope: Scope, target: str, until_ms: int, limit: int
+    ) -> Waiting:
+        """A target's routes due by `until_ms`, earliest due first, then by event offset."""
+
+    async def upcoming(self, shard: int, after_ms: int, until_ms: int, limit: int) -> Waiting:
+        """Retries of any target due in (after, until], earliest first."""
+
+    async def targets_waiting(self, shard: int, until_ms: int) -> set[tuple[str, str, str]]:
+        """(workspace, environment, target) of those with routes due by `until_ms`."""
+
+    async def open_routes(self, shard: int, scope: Scope, target: str, limit: int) -> Waiting:
+        """A target's routes that are not terminal, waiting or not, oldest event first."""
+
+    async def open_below(self, source: TopicPartition, before_offset: int, limit: int) -> Waiting:
+        """Routes that are not terminal, of events of this partition below the offset."""
+
+    async def oldest_overdue_ms(self, now_ms: int) -> int:
+        """Age of the oldest waiting route that was due before now; 0 when there is none."""
+
+    async def counts(self) -> dict[str, int]:
+        """Rows by table, for metrics and `verify`."""
+
+    async def digest(self) -> str:
+        """Hash over every row that the log determines, in key order (guarantee G6)."""
+
+    async def close(self) -> None:
+        """Release everything."""

@@ -1,0 +1,161 @@
+"""The control fold of one process, kept at the end of `atlas.control`, and the way to add to it.
+
+Every process that authenticates, routes or delivers reads the fold's dictionaries directly: the hot
+path touches no database. A gateway refuses with 503 once it could not confirm the end of the topic for
+`CONFIRM_MAX_S`, so that a revoked key does not live on behind a broken connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from atlas.core.control import (
+    Command,
+    ControlState,
+    Decision,
+    Entity,
+    UnknownControlFact,
+    decode_command,
+    encode_command,
+)
+from atlas.core.errors import ApiError, LogError, Unavailable
+from atlas.core.facts import CONTROL_SCHEMA, CONTROL_TOPIC, SCHEMA_HEADER
+from atlas.ports.clock import Clock
+from atlas.ports.log import Log, NewRecord, TopicPartition
+
+CONTROL: Final = TopicPartition(CONTROL_TOPIC, 0)
+
+#: A gateway that could not confirm the control end for this long refuses (design section 6).
+CONFIRM_MAX_S: Final = 5.0
+#: How long an unknown key or stream waits for the control end before it is refused.
+CATCH_UP_MAX_S: Final = 1.0
+#: How long a proposal may take, resends included, before its caller gets 503.
+PROPOSE_MAX_S: Final = 10.0
+_POLL_S: Final = 1.0
+_RECORDS_MAX: Final = 1_000
+
+Listener = Callable[[Command, Decision], None]
+
+
+class Registry:
+    """Folds `atlas.control`; `run` must be kept running by a supervisor.
+
+    Attributes:
+        state: the fold; read it, never change it.
+        position: the next control offset to fold.
+    """
+
+    def __init__(self, log: Log, clock: Clock) -> None:
+        self.state = ControlState()
+        self.position = 0
+        self._log = log
+        self._clock = clock
+        self._confirmed_s = float("-inf")
+        self._moved: asyncio.Event = asyncio.Event()
+        self._listeners: list[Listener] = []
+        self._catching_up: asyncio.Task[None] | None = None
+        self._failure: str | None = None
+
+    def subscribe(self, listener: Listener) -> None:
+        """Call `listener` with every command folded from now on, on the event loop."""
+        self._listeners.append(listener)
+
+    def not_ready(self) -> str | None:
+        """Why this process may not act on the fold now; None when it may."""
+        if self._failure is not None:
+            return self._failure
+        age_s = self._clock.monotonic_s() - self._confirmed_s
+        return None if age_s <= CONFIRM_MAX_S else "the end of atlas.control could not be confirmed"
+
+    async def run(self) -> None:
+        """Fold for ever. Ends only with an exception.
+
+        Raises:
+            UnknownControlFact: a newer version wrote the topic; this process must be upgraded.
+            LogUnavailable: the topic cannot be read now.
+        """
+        reader = self._log.reader()
+        reader.assign({CONTROL: self.position})
+        try:
+            await self._confirm()
+            while True:
+                batches = await reader.poll(_RECORDS_MAX, _POLL_S)
+                for batch in batches:
+                    for record in batch.records:
+                        self._fold(record.value, record.offset)
+                if not batches:
+                    await self._confirm()
+        finally:
+            await reader.close()
+
+    async def reached(self, offset: int) -> None:
+        """Wait until the record at `offset` has been folded."""
+        while self.position <= offset:
+            await self._moved.wait()
+
+    async def catch_up(self) -> None:
+        """Wait, at most `CATCH_UP_MAX_S`, until the fold has passed what is in the topic now.
+
+        Calls that overlap share one look at the topic's end.
+
+        Raises:
+            Unavailable: the end could not be confirmed in time.
+        """
+        if self._catching_up is None or self._catching_up.done():
+            self._catching_up = asyncio.create_task(self._reach_end())
+        try:
+            async with asyncio.timeout(CATCH_UP_MAX_S):
+                await asyncio.shield(self._catching_up)
+        except (TimeoutError, LogError) as error:
+            raise Unavailable("The control log cannot be read now.") from error
+
+    async def propose(self, command: Command) -> Entity:
+        """Append a command and answer with what the fold decided; resent until it is decided.
+
+        Raises:
+            ApiError: the fold refused it, or (503) it was not decided in time.
+        """
+        record = NewRecord(encode_command(command), headers=((SCHEMA_HEADER, CONTROL_SCHEMA),))
+        try:
+            async with asyncio.timeout(PROPOSE_MAX_S):
+                decision = await self._decide(command, record)
+        except (TimeoutError, LogError) as error:
+            raise Unavailable("The control log cannot take this now.") from error
+        if isinstance(decision, ApiError):
+            raise ApiError(decision.code, decision.message, decision.details)
+        return decision
+
+    async def _decide(self, command: Command, record: NewRecord) -> Decision:
+        offset = await self._log.append(CONTROL_TOPIC, 0, [record])
+        await self.reached(offset)
+        decision = self.state.decision(command.id)
+        if decision is None:
+            raise Unavailable("The decision was lost from memory; ask again.")
+        return decision
+
+    def _fold(self, value: bytes | None, offset: int) -> None:
+        try:
+            command = decode_command(value)
+        except UnknownControlFact as error:
+            self._failure = f"control record {offset} is unknown to this version"
+            raise UnknownControlFact(f"{self._failure}: {error}") from error
+        decision = self.state.apply(command, offset)
+        self.position = offset + 1
+        self._wake()
+        for listener in self._listeners:
+            listener(command, decision)
+
+    def _wake(self) -> None:
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    async def _confirm(self) -> None:
+        ends = await self._log.end_offsets([CONTROL])
+        if self.position >= ends.get(CONTROL, 0):
+            self._confirmed_s = self._clock.monotonic_s()
+
+    async def _reach_end(self) -> None:
+        ends = await self._log.end_offsets([CONTROL])
+        await self.reached(ends.get(CONTROL, 0) - 1)

@@ -1,0 +1,127 @@
+"""Metrics and logs. Neither ever names a workspace's data, a key, a secret or a payload.
+
+Log lines are JSON on stderr, written by a thread of their own from a bounded queue: a reader of stderr
+that stalls costs log lines (counted), never a request.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sys
+import threading
+from typing import Any, Final, TextIO
+
+import orjson
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+LOG_QUEUE_MAX: Final = 10_000
+_LATENCY_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """Every metric of a process, on a registry of its own. Labels are bounded sets."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.requests = Counter(
+            "atlas_http_requests", "HTTP requests.", ["route", "method", "status"], registry=r
+        )
+        self.events = Counter("atlas_events", "Events by verdict.", ["verdict"], registry=r)
+        self.append_seconds = Histogram(
+            "atlas_append_seconds", "Accept to durable.", buckets=_LATENCY_BUCKETS_S, registry=r
+        )
+        self.lag = Gauge("atlas_consumer_lag_records", "Records not yet folded.", ["consumer"], registry=r)
+        self.attempts = Counter(
+            "atlas_delivery_attempts", "Attempts by outcome.", ["outcome", "error"], registry=r
+        )
+        self.attempt_seconds = Histogram(
+            "atlas_delivery_attempt_seconds", "Attempt duration.", buckets=_LATENCY_BUCKETS_S, registry=r
+        )
+        self.first_attempt_seconds = Histogram(
+            "atlas_accept_to_first_attempt_seconds",
+            "Acceptance to first attempt.",
+            buckets=_LATENCY_BUCKETS_S,
+            registry=r,
+        )
+        self.queue_depth = Gauge("atlas_queue_depth", "Entries waiting.", ["queue"], registry=r)
+        self.quarantined = Counter(
+            "atlas_quarantined_records", "Records no fold could take.", ["consumer"], registry=r
+        )
+        self.void_facts = Counter("atlas_void_facts", "Facts void in the fold.", registry=r)
+        self.restarts = Counter("atlas_task_restarts", "Supervised tasks restarted.", ["task"], registry=r)
+        self.log_lines_dropped = Counter("atlas_log_lines_dropped", "Log lines dropped.", registry=r)
+
+
+class LineWriter:
+    """A file for structlog that never blocks its caller."""
+
+    def __init__(self, out: TextIO, metrics: Metrics) -> None:
+        self._queue: queue.Queue[str | None] = queue.Queue(LOG_QUEUE_MAX)
+        self._out = out
+        self._dropped = metrics.log_lines_dropped
+        self._thread = threading.Thread(target=self._drain, name="atlas-log", daemon=True)
+        self._thread.start()
+
+    def msg(self, line: str) -> None:
+        """Queue one line; drops and counts it when the queue is full."""
+        try:
+            self._queue.put_nowait(line)
+        except queue.Full:
+            self._dropped.inc()
+
+    debug = info = warning = error = critical = msg
+
+    def close(self, timeout_s: float = 0.5) -> None:
+        """Write out what is queued, within the time given."""
+        try:
+            self._queue.put(None, timeout=timeout_s)
+        except queue.Full:
+            return
+        self._thread.join(timeout_s)
+
+    def _drain(self) -> None:
+        while (line := self._queue.get()) is not None:
+            lines = [line]
+            while not self._queue.empty() and (more := self._queue.get_nowait()) is not None:
+                lines.append(more)
+            try:
+                self._out.write("\n".join(lines) + "\n")
+                self._out.flush()
+            except (OSError, ValueError):
+                self._dropped.inc(len(lines))
+
+
+def _render(_logger: object, _method: str, event: Any) -> str:
+    return orjson.dumps(event, default=str).decode()
+
+
+def configure_logging(metrics: Metrics, out: TextIO = sys.stderr, level: int = logging.INFO) -> LineWriter:
+    """Send structlog's and the standard library's records to `out` as JSON lines."""
+    writer = LineWriter(out, metrics)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: writer,
+        cache_logger_on_first_use=True,
+    )
+    handler = _StandardLibrary()
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    return writer
+
+
+class _StandardLibrary(logging.Handler):
+    """Hands records of libraries that log by the standard library to structlog."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger().log(
+            record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info
+        )
