@@ -13,172 +13,44 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
+from atlas.core.commands import (
+    ArchiveStream,
+    Command,
+    CreateKey,
+    CreateStream,
+    CreateWorkflow,
+    CreateWorkspace,
+    DeleteWorkflow,
+    DisableWorkflow,
+    PatchStream,
+    PatchWorkflow,
+    PatchWorkspace,
+    ReactivateWorkflow,
+    RevokeKey,
+    RotateWorkflowSecret,
+    Scoped,
+)
 from atlas.core.entities import (
     DISABLED,
     ENABLED,
     ApiKey,
-    Quota,
     Scope,
     SealedSecret,
     Stream,
     Workflow,
     Workspace,
 )
-from atlas.core.errors import ApiError, AtlasError, InvalidRequest
+from atlas.core.errors import ApiError, InvalidRequest
 
 #: Decisions kept for proposers that resend; one waits seconds, this is minutes of the busiest plane.
 DECISIONS_KEPT: Final = 10_000
 
 
-class UnknownControlFact(AtlasError):
-    """A control record of a kind or version this process does not know: it must not go on."""
-
-
-class _Command(Struct, frozen=True, kw_only=True, tag_field="command"):
-    id: str
-    at_ms: int
-
-
-class _Scoped(_Command, frozen=True, kw_only=True):
-    workspace_id: str
-    environment: str
-
-
-class CreateWorkspace(_Command, frozen=True, kw_only=True, tag="workspace.create"):
-    """A new tenant and its first keys."""
-
-    workspace: Workspace
-    keys: tuple[ApiKey, ...]
-
-
-class PatchWorkspace(_Command, frozen=True, kw_only=True, tag="workspace.patch"):
-    """Quotas by environment (None: back to the default) and status."""
-
-    workspace_id: str
-    quotas: dict[str, Quota | None] = {}
-    status: str | None = None
-
-
-class CreateKey(_Command, frozen=True, kw_only=True, tag="key.create"):
-    """A new key; with `replaces`, a rotation: the old key ends at `replaced_ends_at_ms`."""
-
-    key: ApiKey
-    replaces: str | None = None
-    replaced_ends_at_ms: int | None = None
-
-
-class RevokeKey(_Scoped, frozen=True, kw_only=True, tag="key.revoke"):
-    """Ends a key at once."""
-
-    key_id: str
-
-
-class CreateStream(_Command, frozen=True, kw_only=True, tag="stream.create"):
-    """A new stream, judged by `streams_max` live ones."""
-
-    stream: Stream
-    streams_max: int
-
-
-class PatchStream(_Scoped, frozen=True, kw_only=True, tag="stream.patch"):
-    """Only the fields present change."""
-
-    name: str
-    description: str | None | UnsetType = UNSET
-    retention_days: int | UnsetType = UNSET
-    default_routes: tuple[str, ...] | UnsetType = UNSET
-
-
-class ArchiveStream(_Scoped, frozen=True, kw_only=True, tag="stream.archive"):
-    """No new events; its slot is free, its name is not."""
-
-    name: str
-
-
-class CreateWorkflow(_Command, frozen=True, kw_only=True, tag="workflow.create"):
-    """A new delivery target."""
-
-    workflow: Workflow
-
-
-class PatchWorkflow(_Scoped, frozen=True, kw_only=True, tag="workflow.patch"):
-    """Only the fields present change."""
-
-    workflow_id: str
-    url: str | UnsetType = UNSET
-    description: str | None | UnsetType = UNSET
-    timeout_ms: int | UnsetType = UNSET
-    retry_schedule_seconds: tuple[int, ...] | UnsetType = UNSET
-    max_in_flight: int | UnsetType = UNSET
-    rate_limit_per_second: int | None | UnsetType = UNSET
-    headers: dict[str, str] | UnsetType = UNSET
-
-
-class RotateWorkflowSecret(_Scoped, frozen=True, kw_only=True, tag="workflow.rotate_secret"):
-    """A new signing secret; the one before it lives on until `old_ends_at_ms`."""
-
-    workflow_id: str
-    sealed: str
-    old_ends_at_ms: int
-
-
-class DisableWorkflow(_Scoped, frozen=True, kw_only=True, tag="workflow.disable"):
-    """Stops deliveries. With `revision` it is ignored if the target has changed since (410)."""
-
-    workflow_id: str
-    reason: str
-    revision: int | None = None
-
-
-class ReactivateWorkflow(_Scoped, frozen=True, kw_only=True, tag="workflow.reactivate"):
-    """Deliveries go on."""
-
-    workflow_id: str
-
-
-class DeleteWorkflow(_Scoped, frozen=True, kw_only=True, tag="workflow.delete"):
-    """Gone, also from every `default_routes`."""
-
-    workflow_id: str
-
-
-Command = (
-    CreateWorkspace
-    | PatchWorkspace
-    | CreateKey
-    | RevokeKey
-    | CreateStream
-    | PatchStream
-    | ArchiveStream
-    | CreateWorkflow
-    | PatchWorkflow
-    | RotateWorkflowSecret
-    | DisableWorkflow
-    | ReactivateWorkflow
-    | DeleteWorkflow
-)
 Entity = Workspace | ApiKey | Stream | Workflow
 Decision = Entity | ApiError
-
-encode_command = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Command).decode
-
-
-def decode_command(value: bytes | None) -> Command:
-    """Decode a control record.
-
-    Raises:
-        UnknownControlFact: it is none that this version knows.
-    """
-    try:
-        command: Command = _decode(value or b"")
-    except msgspec.DecodeError as error:
-        raise UnknownControlFact(str(error)) from error
-    return command
 
 
 class ControlState:
@@ -271,7 +143,7 @@ class ControlState:
                 raise InvalidRequest(f"default_routes.{index}", f"no workflow {target!r} exists here")
 
 
-def _scope(command: _Scoped | ApiKey | Stream | Workflow) -> Scope:
+def _scope(command: Scoped | ApiKey | Stream | Workflow) -> Scope:
     return (command.workspace_id, command.environment)
 
 

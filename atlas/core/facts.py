@@ -28,8 +28,10 @@ CONTROL_SCHEMA: Final = b"atlas.control/1"
 #: another's claim without decoding every fact.
 SHARD_KEY: Final = b"shard"
 
-Millis = Annotated[int, msgspec.Meta(ge=0)]
-Offset = Annotated[int, msgspec.Meta(ge=0)]
+#: Bounds that every store can hold, so that no record written by others can stop a fold.
+Millis = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
 def event_topic(environment: str, workspace_id: str, stream: str) -> str:
@@ -88,7 +90,7 @@ class _DeliveryFact(_Fact, frozen=True, kw_only=True):
     topic: str
     offset: Offset
     target: str
-    replay: int = 0
+    replay: Count = 0
 
 
 class ShardClaimed(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="shard.claimed"):
@@ -117,7 +119,7 @@ class ShardCheckpoint(_Fact, frozen=True, kw_only=True, tag="shard.checkpoint"):
 class DeliveryStarted(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.started"):
     """An attempt that has outlived 100 ms; lets readers see `processing`. Decides nothing."""
 
-    attempt: int
+    attempt: Count
     started_at_ms: Millis
 
 
@@ -134,14 +136,14 @@ class DeliveryAttempted(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.
     `next_attempt_at_ms` is decided here, once. `response_body` is the first 4 KiB answered.
     """
 
-    attempt: int
+    attempt: Count
     outcome: str
     started_at_ms: Millis
     completed_at_ms: Millis
-    duration_ms: int
+    duration_ms: Millis
     kind: str = "workflow"
-    next_attempt_at_ms: int | None = None
-    http_status: int | None = None
+    next_attempt_at_ms: Millis | None = None
+    http_status: Count | None = None
     error: FactError | None = None
     response_body: str | None = None
     address: str | None = None

@@ -118,9 +118,7 @@ def next_attempt(route: RouteState) -> int:
 def _started(route: RouteState, fact: DeliveryStarted) -> RouteState:
     if fact.attempt != next_attempt(route):
         raise IllegalTransition(f"attempt {fact.attempt} after {route.attempt}")
-    return msgspec.structs.replace(
-        route, status=PROCESSING, attempt=fact.attempt, next_attempt_at_ms=None
-    )
+    return msgspec.structs.replace(route, status=PROCESSING, attempt=fact.attempt, next_attempt_at_ms=None)
 
 
 def _attempted(route: RouteState, fact: DeliveryAttempted) -> RouteState:

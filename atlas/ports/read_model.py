@@ -159,9 +159,7 @@ class ReadModel(Protocol):
     async def wait_past(self, positions: Mapping[TopicPartition, int], timeout_s: float) -> bool:
         """Wait until every position given has been reached; False after the timeout."""
 
-    async def waiting_for(
-        self, shard: int, scope: Scope, target: str, until_ms: int, limit: int
-    ) -> Waiting:
+    async def waiting_for(self, shard: int, scope: Scope, target: str, until_ms: int, limit: int) -> Waiting:
         """A target's routes due by `until_ms`, earliest due first, then by event offset."""
 
     async def upcoming(self, shard: int, after_ms: int, until_ms: int, limit: int) -> Waiting:

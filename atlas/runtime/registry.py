@@ -11,15 +11,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from atlas.core.control import (
-    Command,
-    ControlState,
-    Decision,
-    Entity,
-    UnknownControlFact,
-    decode_command,
-    encode_command,
-)
+from atlas.core.commands import Command, UnknownControlFact, decode_command, encode_command
+from atlas.core.control import ControlState, Decision, Entity
 from atlas.core.errors import ApiError, LogError, Unavailable
 from atlas.core.facts import CONTROL_SCHEMA, CONTROL_TOPIC, SCHEMA_HEADER
 from atlas.ports.clock import Clock

@@ -1,0 +1,120 @@
+"""What a new owner of a shard must know, and what the owner keeps track of (design section 4).
+
+`ShardFold` reads the shard's lifecycle partition from the last checkpoint to the owner's own claim: it
+yields, per event topic, where to read on, and the routes above that position that already have their
+fact. `Undecided` is the same knowledge kept by a living owner, from which it writes checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from atlas.core.facts import (
+    DecidedRoute,
+    DeliveryAttempted,
+    DeliveryClosed,
+    DeliveryParked,
+    LifecycleFact,
+    ShardCheckpoint,
+    ShardClaimed,
+)
+
+#: A checkpoint that would list more decided routes than this waits: a takeover then folds further back.
+DECIDED_MAX: Final = 2_000
+
+DECIDING: Final = (DeliveryAttempted, DeliveryParked, DeliveryClosed)
+
+
+class ShardFold:
+    """Folds one lifecycle partition in order.
+
+    Attributes:
+        epoch: newest claim; None before the first.
+        next_offsets: by event topic, the offset below which every route has its fact.
+        decided: routes at or above it that have theirs.
+    """
+
+    def __init__(self) -> None:
+        self.epoch: int | None = None
+        self.next_offsets: dict[str, int] = {}
+        self.decided: set[tuple[str, int, str]] = set()
+
+    def apply(self, offset: int, fact: LifecycleFact) -> None:
+        """Fold one fact; void ones change nothing."""
+        if isinstance(fact, ShardClaimed):
+            self.epoch = offset
+            return
+        if self.epoch is None and isinstance(fact, ShardCheckpoint):
+            self.epoch = fact.epoch  # where folding began: it was valid, or it would not be committed
+        if fact.epoch != self.epoch:
+            return
+        if isinstance(fact, ShardCheckpoint):
+            self.next_offsets = dict(fact.next_offsets)
+            self.decided = {(route.topic, route.offset, route.target) for route in fact.decided}
+        elif isinstance(fact, DECIDING) and fact.offset >= self.next_offsets.get(fact.topic, 0):
+            self.decided.add((fact.topic, fact.offset, fact.target))
+
+
+class _TopicProgress:
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self.open: dict[int, set[str]] = {}
+        self.decided: dict[tuple[int, str], None] = {}
+
+    @property
+    def low(self) -> int:
+        return next(iter(self.open), self.position)
+
+
+class Undecided:
+    """Which routes of the events read so far have no fact yet."""
+
+    def __init__(self) -> None:
+        self._topics: dict[str, _TopicProgress] = {}
+
+    def start(self, topic: str, position: int) -> None:
+        """Reading of a topic starts here; everything below is decided."""
+        self._topics[topic] = _TopicProgress(position)
+
+    def read(self, topic: str, offset: int, undecided: Iterable[str], decided: Iterable[str] = ()) -> None:
+        """An event was read; `undecided` routes still need a fact, `decided` ones have theirs."""
+        progress = self._topics[topic]
+        progress.position = offset + 1
+        waiting = set(undecided)
+        if waiting:
+            progress.open[offset] = waiting
+        for target in decided:
+            progress.decided[offset, target] = None
+
+    def skipped(self, topic: str, next_offset: int) -> None:
+        """Records up to here were trimmed, or were no events."""
+        progress = self._topics[topic]
+        progress.position = max(progress.position, next_offset)
+
+    def decide(self, topic: str, offset: int, target: str) -> None:
+        """A route has got its fact."""
+        progress = self._topics.get(topic)
+        waiting = progress.open.get(offset) if progress else None
+        if progress is None or waiting is None or target not in waiting:
+            return
+        waiting.remove(target)
+        progress.decided[offset, target] = None
+        if not waiting:
+            del progress.open[offset]
+
+    def checkpoint(self) -> tuple[dict[str, int], tuple[DecidedRoute, ...]] | None:
+        """What to write down now; None when it would be too long."""
+        decided: list[DecidedRoute] = []
+        for topic, progress in self._topics.items():
+            low = progress.low
+            for key in [key for key in progress.decided if key[0] < low]:
+                del progress.decided[key]
+            if len(decided) + len(progress.decided) > DECIDED_MAX:
+                return None
+            decided.extend(DecidedRoute(topic, offset, target) for offset, target in progress.decided)
+        return {topic: progress.low for topic, progress in self._topics.items()}, tuple(decided)
+
+    def open_count(self) -> int:
+        """Events read that still wait for a fact."""
+        return sum(len(progress.open) for progress in self._topics.values())

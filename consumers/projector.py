@@ -1,0 +1,352 @@
+"""Consumer group `atlas-projector`: folds events and facts into the read model.
+
+Facts name the record of their event. Within a batch events are folded first, and a fact whose event
+lies at or beyond the position of its topic waits for it: so a state never depends on how the topics
+interleave. What no fold can take is quarantined by position; nothing on a topic stops the group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import Final
+
+import msgspec
+import structlog
+
+from atlas.core.errors import AtlasError
+from atlas.core.facts import (
+    EVENT_SCHEMA,
+    LIFECYCLE_SCHEMA,
+    LIFECYCLE_TOPIC,
+    SCHEMA_HEADER,
+    DeliveryAttempted,
+    LifecycleFact,
+    RecordsTrimmed,
+    ShardCheckpoint,
+    ShardClaimed,
+    TopicName,
+    decode_event,
+    decode_lifecycle,
+    parse_event_topic,
+)
+from atlas.core.ids import is_id
+from atlas.core.lifecycle import TERMINAL, IllegalTransition
+from atlas.core.projection import AttemptState, EventState, accepted, advance, attempt_made
+from atlas.ports.clock import Clock
+from atlas.ports.log import Batch, Log, Member, Reader, Record, TopicPartition
+from atlas.ports.read_model import Advance, Changes, EventKey, Progress, Quarantined, ReadModel, Trim
+from atlas.runtime.registry import Registry
+from atlas.runtime.telemetry import Metrics
+
+GROUP: Final = "atlas-projector"
+
+#: Records folded in one transaction, at most.
+RECORDS_MAX: Final = 2_000
+#: Open events kept in memory, so that their facts need no look-up.
+CACHE_EVENTS_MAX: Final = 4_000
+_POLL_S: Final = 1.0
+_COMMIT_EVERY_S: Final = 1.0
+_STALLED_S: Final = 0.02
+
+log_line = structlog.get_logger()
+
+
+class Poison(AtlasError):
+    """A record that no fold can take."""
+
+
+def _schema(record: Record) -> bytes | None:
+    return next((value for name, value in record.headers if name == SCHEMA_HEADER), None)
+
+
+def _value(record: Record, schema: bytes) -> bytes:
+    if record.value is None:
+        raise Poison("tombstone")
+    if _schema(record) != schema:
+        raise Poison("unknown schema")
+    return record.value
+
+
+def read_event(record: Record, source: TopicPartition, name: TopicName) -> EventState:
+    """The state of the event that a record holds.
+
+    Raises:
+        Poison: it holds none that this version can take, or one that belongs elsewhere.
+    """
+    try:
+        event = decode_event(_value(record, EVENT_SCHEMA))
+        if (event.environment, event.workspace_id, event.stream) != (
+            name.environment,
+            name.workspace_id,
+            name.stream,
+        ):
+            raise Poison("the record belongs to another topic")
+        if not is_id("evt_", event.id):
+            raise Poison("malformed event id")
+        return accepted(event, source.topic, source.partition, record.offset)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise Poison(f"not an event: {type(error).__name__}") from error
+
+
+def read_fact(record: Record) -> LifecycleFact:
+    """The lifecycle fact that a record holds.
+
+    Raises:
+        Poison: it holds none that this version knows.
+    """
+    try:
+        fact: LifecycleFact = decode_lifecycle(_value(record, LIFECYCLE_SCHEMA))
+    except (msgspec.DecodeError, ValueError) as error:
+        raise Poison(f"not a lifecycle fact: {type(error).__name__}") from error
+    return fact
+
+
+class _Folding:
+    """One batch while it is folded: working states, and the changes that come of it."""
+
+    def __init__(self, epochs: dict[int, int], known: dict[EventKey, EventState]) -> None:
+        self.epochs = epochs
+        self.known = known
+        self.changed: dict[EventKey, None] = {}
+        self.attempts: list[AttemptState] = []
+        self.trims: list[Trim] = []
+        self.void = 0
+
+    def event(self, state: EventState) -> None:
+        """A newly read event; the first record of an id stays, later ones are void."""
+        if state.key in self.known:
+            raise Poison("duplicate event id")
+        self.known[state.key] = state
+        self.changed[state.key] = None
+
+    def fact(self, shard: int, offset: int, fact: LifecycleFact) -> None:
+        """A fact of the shard, in order."""
+        if isinstance(fact, ShardClaimed):
+            self.epochs[shard] = offset
+        elif fact.epoch != self.epochs.get(shard):
+            self.void += 1
+        elif isinstance(fact, RecordsTrimmed):
+            source = TopicPartition(fact.topic, shard)
+            self.trims.append(Trim(source, fact.before_offset, fact.before_ms))
+        elif not isinstance(fact, ShardCheckpoint):
+            key = fact_key(fact.topic, fact.event_id)
+            state = self.known.get(key) if key else None
+            if state is None or state.partition != shard:
+                self.void += 1
+                return
+            try:
+                self.known[state.key] = advance(state, fact)
+            except IllegalTransition:
+                self.void += 1
+                return
+            self.changed[state.key] = None
+            if isinstance(fact, DeliveryAttempted):
+                self.attempts.append(attempt_made(state, fact, offset))
+
+
+def fact_key(topic: str, event_id: str) -> EventKey | None:
+    """What the read model knows the fact's event by."""
+    name = parse_event_topic(topic)
+    return None if name is None else (name.workspace_id, name.environment, event_id)
+
+
+class Projector:
+    """Runs under a supervisor; any exception ends it, and a new run starts from the stored positions."""
+
+    def __init__(
+        self, log: Log, read_model: ReadModel, registry: Registry, clock: Clock, metrics: Metrics
+    ) -> None:
+        self._log, self._read_model, self._registry = log, read_model, registry
+        self._clock, self._metrics = clock, metrics
+        self._cache: OrderedDict[EventKey, EventState] = OrderedDict()
+        self._positions: dict[TopicPartition, int] = {}
+        self._epochs: dict[int, int] = {}
+
+    async def run(self) -> None:
+        """Project for ever the shards that the group gives this member."""
+        member = await self._log.join(GROUP, LIFECYCLE_TOPIC)
+        try:
+            while True:
+                shards = member.assignment() or await member.assignment_changed(frozenset())
+                await self._project(member, shards)
+        finally:
+            await member.leave()
+
+    async def _project(self, member: Member, shards: frozenset[int]) -> None:
+        progress = await self._read_model.progress()
+        self._cache.clear()
+        self._positions = dict(progress.positions)
+        self._epochs = dict(progress.epochs)
+        reader = self._log.reader()
+        assigned: set[TopicPartition] = set()
+        committed_s = self._clock.monotonic_s()
+        try:
+            while member.assignment() == shards:
+                self._assign_new(reader, shards, assigned, progress)
+                batches = await reader.poll(RECORDS_MAX, _POLL_S)
+                if batches and not await self._fold(reader, batches):
+                    await asyncio.sleep(_STALLED_S)  # a fact ran ahead of this process's control fold
+                if self._clock.monotonic_s() - committed_s >= _COMMIT_EVERY_S:
+                    await self._commit(member, shards)
+                    committed_s = self._clock.monotonic_s()
+        finally:
+            await reader.close()
+
+    def _assign_new(
+        self, reader: Reader, shards: frozenset[int], assigned: set[TopicPartition], progress: Progress
+    ) -> None:
+        topics = [
+            stream.topic for streams in self._registry.state.streams.values() for stream in streams.values()
+        ]
+        wanted = len(shards) * (len(topics) + 1)
+        if len(assigned) == wanted:
+            return
+        sources = {TopicPartition(topic, shard) for topic in [LIFECYCLE_TOPIC, *topics] for shard in shards}
+        new = {source: self._positions.get(source, 0) for source in sources - assigned}
+        reader.assign(new)
+        assigned |= sources
+
+    async def _fold(self, reader: Reader, batches: list[Batch]) -> bool:
+        """Fold and apply; False when nothing could be folded yet."""
+        quarantined: list[Quarantined] = []
+        events = self._read_events(batches, quarantined)
+        positions = dict(self._positions)
+        for batch in batches:
+            if batch.source.topic != LIFECYCLE_TOPIC:
+                positions[batch.source] = batch.next_offset
+        facts = await self._read_facts(reader, batches, positions, quarantined)
+        moved = {s: p for s, p in positions.items() if p != self._positions.get(s, 0)}
+        if not moved:
+            return False
+        folding = await self._working_set(events, facts)
+        for state in events:
+            try:
+                folding.event(state)
+            except Poison as poison:
+                source = TopicPartition(state.topic, state.partition)
+                quarantined.append(self._quarantine(source, state.offset, poison))
+        for shard, offset, fact in facts:
+            folding.fact(shard, offset, fact)
+        await self._apply(folding, moved, quarantined)
+        self._positions = positions
+        return True
+
+    def _read_events(self, batches: list[Batch], quarantined: list[Quarantined]) -> list[EventState]:
+        events: list[EventState] = []
+        for batch in batches:
+            name = parse_event_topic(batch.source.topic)
+            if name is None:
+                continue
+            for record in batch.records:
+                try:
+                    events.append(read_event(record, batch.source, name))
+                except Poison as poison:
+                    quarantined.append(self._quarantine(batch.source, record.offset, poison))
+        return events
+
+    async def _read_facts(
+        self,
+        reader: Reader,
+        batches: list[Batch],
+        positions: dict[TopicPartition, int],
+        quarantined: list[Quarantined],
+    ) -> list[tuple[int, int, LifecycleFact]]:
+        """Facts up to the first, per shard, whose event has not been read yet."""
+        facts: list[tuple[int, int, LifecycleFact]] = []
+        for batch in batches:
+            if batch.source.topic != LIFECYCLE_TOPIC:
+                continue
+            shard = batch.source.partition
+            positions[batch.source] = batch.next_offset
+            epoch = self._epochs.get(shard)
+            for record in batch.records:
+                try:
+                    fact = read_fact(record)
+                except Poison as poison:
+                    quarantined.append(self._quarantine(batch.source, record.offset, poison))
+                    continue
+                if isinstance(fact, ShardClaimed):
+                    epoch = record.offset
+                elif fact.epoch == epoch and await self._ahead(fact, shard, positions):
+                    positions[batch.source] = record.offset
+                    reader.assign({batch.source: record.offset})
+                    break
+                facts.append((shard, record.offset, fact))
+        return facts
+
+    async def _ahead(self, fact: LifecycleFact, shard: int, positions: dict[TopicPartition, int]) -> bool:
+        """Whether the fact's event is in the log but not read yet."""
+        if isinstance(fact, ShardClaimed | ShardCheckpoint | RecordsTrimmed):
+            return False
+        source = TopicPartition(fact.topic, shard)
+        if fact.offset < positions.get(source, 0):
+            return False
+        ends = await self._log.end_offsets([source])
+        return fact.offset < ends.get(source, 0)  # else it is not ours: no event comes after its fact
+
+    async def _working_set(
+        self, events: list[EventState], facts: list[tuple[int, int, LifecycleFact]]
+    ) -> _Folding:
+        keys = dict.fromkeys(state.key for state in events)
+        fresh = set(keys)
+        for _, _, fact in facts:
+            if not isinstance(fact, ShardClaimed | ShardCheckpoint | RecordsTrimmed):
+                key = fact_key(fact.topic, fact.event_id)
+                if key is not None and key not in fresh:
+                    keys[key] = None
+        known = {key: state for key in keys if (state := self._cache.get(key)) is not None}
+        missing = [key for key in keys if key not in known]
+        if missing:
+            known.update(await self._read_model.load(missing))
+        return _Folding(dict(self._epochs), known)
+
+    async def _apply(
+        self, folding: _Folding, moved: dict[TopicPartition, int], quarantined: list[Quarantined]
+    ) -> None:
+        states = [folding.known[key] for key in folding.changed]
+        await self._read_model.apply(
+            Changes(
+                events=states,
+                attempts=folding.attempts,
+                trims=folding.trims,
+                quarantined=quarantined,
+                advances=[Advance(s, self._positions.get(s, 0), p) for s, p in moved.items()],
+                epochs={s: e for s, e in folding.epochs.items() if self._epochs.get(s) != e},
+            )
+        )
+        self._epochs = folding.epochs
+        self._metrics.void_facts.inc(folding.void)
+        if quarantined:
+            self._metrics.quarantined.labels(GROUP).inc(len(quarantined))
+        if folding.trims:
+            self._cache.clear()
+            return
+        for state in states:
+            if all(route.status in TERMINAL for route in state.routes):
+                self._cache.pop(state.key, None)
+            else:
+                self._cache[state.key] = state
+                self._cache.move_to_end(state.key)
+        while len(self._cache) > CACHE_EVENTS_MAX:
+            self._cache.popitem(last=False)
+
+    def _quarantine(self, source: TopicPartition, offset: int, poison: Poison) -> Quarantined:
+        log_line.warning(
+            "record quarantined",
+            topic=source.topic,
+            partition=source.partition,
+            offset=offset,
+            reason=str(poison),
+        )
+        return Quarantined(source, offset, str(poison), self._clock.now_ms())
+
+    async def _commit(self, member: Member, shards: frozenset[int]) -> None:
+        """Tell the group where the read model stands: for lag tools only, the truth lies with the rows."""
+        offsets = {shard: self._positions.get(TopicPartition(LIFECYCLE_TOPIC, shard), 0) for shard in shards}
+        await member.commit(offsets)
+
+    async def lag_records(self) -> int:
+        """Records in the log that are not folded yet."""
+        ends = await self._log.end_offsets(list(self._positions))
+        return sum(max(0, end - self._positions.get(source, 0)) for source, end in ends.items())
