@@ -11,32 +11,25 @@ import asyncio
 from collections import OrderedDict
 from typing import Final
 
-import msgspec
 import structlog
 
-from atlas.core.errors import AtlasError
 from atlas.core.facts import (
-    EVENT_SCHEMA,
-    LIFECYCLE_SCHEMA,
     LIFECYCLE_TOPIC,
-    SCHEMA_HEADER,
     DeliveryAttempted,
     LifecycleFact,
     RecordsTrimmed,
     ShardCheckpoint,
     ShardClaimed,
-    TopicName,
-    decode_event,
-    decode_lifecycle,
     parse_event_topic,
 )
-from atlas.core.ids import is_id
 from atlas.core.lifecycle import TERMINAL, IllegalTransition
 from atlas.core.projection import AttemptState, EventState, accepted, advance, attempt_made
+from atlas.core.reading import Poison, event_in, fact_in
 from atlas.ports.clock import Clock
-from atlas.ports.log import Batch, Log, Member, Reader, Record, TopicPartition
-from atlas.ports.read_model import Advance, Changes, EventKey, Progress, Quarantined, ReadModel, Trim
+from atlas.ports.log import Batch, Log, Member, Reader, TopicPartition
+from atlas.ports.read_model import Advance, Changes, EventKey, Quarantined, ReadModel, Trim
 from atlas.runtime.registry import Registry
+from atlas.runtime.stream_topics import StreamTopics
 from atlas.runtime.telemetry import Metrics
 
 GROUP: Final = "atlas-projector"
@@ -50,56 +43,6 @@ _COMMIT_EVERY_S: Final = 1.0
 _STALLED_S: Final = 0.02
 
 log_line = structlog.get_logger()
-
-
-class Poison(AtlasError):
-    """A record that no fold can take."""
-
-
-def _schema(record: Record) -> bytes | None:
-    return next((value for name, value in record.headers if name == SCHEMA_HEADER), None)
-
-
-def _value(record: Record, schema: bytes) -> bytes:
-    if record.value is None:
-        raise Poison("tombstone")
-    if _schema(record) != schema:
-        raise Poison("unknown schema")
-    return record.value
-
-
-def read_event(record: Record, source: TopicPartition, name: TopicName) -> EventState:
-    """The state of the event that a record holds.
-
-    Raises:
-        Poison: it holds none that this version can take, or one that belongs elsewhere.
-    """
-    try:
-        event = decode_event(_value(record, EVENT_SCHEMA))
-        if (event.environment, event.workspace_id, event.stream) != (
-            name.environment,
-            name.workspace_id,
-            name.stream,
-        ):
-            raise Poison("the record belongs to another topic")
-        if not is_id("evt_", event.id):
-            raise Poison("malformed event id")
-        return accepted(event, source.topic, source.partition, record.offset)
-    except (msgspec.DecodeError, ValueError) as error:
-        raise Poison(f"not an event: {type(error).__name__}") from error
-
-
-def read_fact(record: Record) -> LifecycleFact:
-    """The lifecycle fact that a record holds.
-
-    Raises:
-        Poison: it holds none that this version knows.
-    """
-    try:
-        fact: LifecycleFact = decode_lifecycle(_value(record, LIFECYCLE_SCHEMA))
-    except (msgspec.DecodeError, ValueError) as error:
-        raise Poison(f"not a lifecycle fact: {type(error).__name__}") from error
-    return fact
 
 
 class _Folding:
@@ -179,33 +122,27 @@ class Projector:
         self._positions = dict(progress.positions)
         self._epochs = dict(progress.epochs)
         reader = self._log.reader()
-        assigned: set[TopicPartition] = set()
-        committed_s = self._clock.monotonic_s()
+
+        def follow(topic: str) -> None:
+            sources = [TopicPartition(topic, shard) for shard in shards]
+            reader.assign({source: self._positions.get(source, 0) for source in sources})
+
         try:
-            while member.assignment() == shards:
-                self._assign_new(reader, shards, assigned, progress)
-                batches = await reader.poll(RECORDS_MAX, _POLL_S)
-                if batches and not await self._fold(reader, batches):
-                    await asyncio.sleep(_STALLED_S)  # a fact ran ahead of this process's control fold
-                if self._clock.monotonic_s() - committed_s >= _COMMIT_EVERY_S:
-                    await self._commit(member, shards)
-                    committed_s = self._clock.monotonic_s()
+            follow(LIFECYCLE_TOPIC)
+            with StreamTopics(self._registry, follow):
+                await self._project_from(reader, member, shards)
         finally:
             await reader.close()
 
-    def _assign_new(
-        self, reader: Reader, shards: frozenset[int], assigned: set[TopicPartition], progress: Progress
-    ) -> None:
-        topics = [
-            stream.topic for streams in self._registry.state.streams.values() for stream in streams.values()
-        ]
-        wanted = len(shards) * (len(topics) + 1)
-        if len(assigned) == wanted:
-            return
-        sources = {TopicPartition(topic, shard) for topic in [LIFECYCLE_TOPIC, *topics] for shard in shards}
-        new = {source: self._positions.get(source, 0) for source in sources - assigned}
-        reader.assign(new)
-        assigned |= sources
+    async def _project_from(self, reader: Reader, member: Member, shards: frozenset[int]) -> None:
+        committed_s = self._clock.monotonic_s()
+        while member.assignment() == shards:
+            batches = await reader.poll(RECORDS_MAX, _POLL_S)
+            if batches and not await self._fold(reader, batches):
+                await asyncio.sleep(_STALLED_S)  # a fact ran ahead of this process's control fold
+            if self._clock.monotonic_s() - committed_s >= _COMMIT_EVERY_S:
+                await self._commit(member, shards)
+                committed_s = self._clock.monotonic_s()
 
     async def _fold(self, reader: Reader, batches: list[Batch]) -> bool:
         """Fold and apply; False when nothing could be folded yet."""
@@ -240,7 +177,8 @@ class Projector:
                 continue
             for record in batch.records:
                 try:
-                    events.append(read_event(record, batch.source, name))
+                    event = event_in(record.value, record.headers, name)
+                    events.append(accepted(event, *batch.source, record.offset))
                 except Poison as poison:
                     quarantined.append(self._quarantine(batch.source, record.offset, poison))
         return events
@@ -262,7 +200,7 @@ class Projector:
             epoch = self._epochs.get(shard)
             for record in batch.records:
                 try:
-                    fact = read_fact(record)
+                    fact = fact_in(record.value, record.headers)
                 except Poison as poison:
                     quarantined.append(self._quarantine(batch.source, record.offset, poison))
                     continue

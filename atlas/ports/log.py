@@ -64,7 +64,10 @@ class Reader(Protocol):
     """Positions in any number of partitions, without a group."""
 
     def assign(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Start, or move, reading these partitions at these offsets; keeps all others."""
+        """Start, or move, reading these partitions at these offsets; keeps all others.
+
+        A partition of a topic that is not there yet may be assigned: its records come once it is.
+        """
 
     def unassign(self, sources: Iterable[TopicPartition]) -> None:
         """Stop reading these partitions."""

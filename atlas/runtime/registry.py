@@ -55,6 +55,10 @@ class Registry:
         """Call `listener` with every command folded from now on, on the event loop."""
         self._listeners.append(listener)
 
+    def unsubscribe(self, listener: Listener) -> None:
+        """Undo `subscribe`."""
+        self._listeners.remove(listener)
+
     def not_ready(self) -> str | None:
         """Why this process may not act on the fold now; None when it may."""
         if self._failure is not None:
@@ -137,7 +141,7 @@ class Registry:
         decision = self.state.apply(command, offset)
         self.position = offset + 1
         self._wake()
-        for listener in self._listeners:
+        for listener in list(self._listeners):
             listener(command, decision)
 
     def _wake(self) -> None:

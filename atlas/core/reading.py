@@ -1,0 +1,68 @@
+"""Taking records of the log apart: whatever a foreign client wrote, the answer is a fact or `Poison`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from atlas.core.errors import AtlasError
+from atlas.core.facts import (
+    EVENT_SCHEMA,
+    LIFECYCLE_SCHEMA,
+    SCHEMA_HEADER,
+    EventRecord,
+    LifecycleFact,
+    TopicName,
+    decode_event,
+    decode_lifecycle,
+)
+from atlas.core.ids import is_id
+
+Headers = Iterable[tuple[str, bytes]]
+
+
+class Poison(AtlasError):
+    """A record that no fold can take; it is quarantined by position, and the position moves on."""
+
+
+def _checked(value: bytes | None, headers: Headers, schema: bytes) -> bytes:
+    if value is None:
+        raise Poison("tombstone")
+    if next((text for name, text in headers if name == SCHEMA_HEADER), None) != schema:
+        raise Poison("unknown schema")
+    return value
+
+
+def event_in(value: bytes | None, headers: Headers, topic: TopicName) -> EventRecord:
+    """The event that a record of `topic` holds.
+
+    Raises:
+        Poison: it holds none that this version can take, or one that belongs to another topic.
+    """
+    try:
+        event: EventRecord = decode_event(_checked(value, headers, EVENT_SCHEMA))
+    except (msgspec.DecodeError, ValueError) as error:
+        raise Poison(f"not an event: {type(error).__name__}") from error
+    if (event.environment, event.workspace_id, event.stream) != (
+        topic.environment,
+        topic.workspace_id,
+        topic.stream,
+    ):
+        raise Poison("the record belongs to another topic")
+    if not is_id("evt_", event.id):
+        raise Poison("malformed event id")
+    return event
+
+
+def fact_in(value: bytes | None, headers: Headers) -> LifecycleFact:
+    """The lifecycle fact that a record holds.
+
+    Raises:
+        Poison: it holds none that this version knows.
+    """
+    try:
+        fact: LifecycleFact = decode_lifecycle(_checked(value, headers, LIFECYCLE_SCHEMA))
+    except (msgspec.DecodeError, ValueError) as error:
+        raise Poison(f"not a lifecycle fact: {type(error).__name__}") from error
+    return fact

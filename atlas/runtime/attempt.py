@@ -1,0 +1,225 @@
+"""One attempt: build and sign the request, send it, and say what came of it as a fact."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from atlas.core.entities import GONE, Workflow, secret_context
+from atlas.core.errors import OffsetOutOfRange
+from atlas.core.facts import (
+    DeliveryAttempted,
+    DeliveryClosed,
+    DeliveryStarted,
+    EventRecord,
+    FactError,
+    decode_event,
+)
+from atlas.core.ids import delivery_id
+from atlas.core.lifecycle import DELIVERED, FAILED, RETRY_SCHEDULED
+from atlas.core.retry import retry_delay_ms
+from atlas.core.signing import delivery_headers
+from atlas.core.timestamps import parse_filter_time
+from atlas.ports.clock import Clock
+from atlas.ports.log import Log, TopicPartition
+from atlas.ports.secret_box import SecretBox
+from atlas.ports.sender import UPSTREAM_GONE, DeliveryRequest, DeliveryResult, Sender
+from atlas.runtime.telemetry import Metrics
+from atlas.runtime.work import Work
+
+#: An attempt that outlives this gets a `delivery.started` fact, so that readers see `processing`.
+STARTED_AFTER_S: Final = 0.1
+
+TARGET_DISABLED: Final = "target_disabled"
+TARGET_DELETED: Final = "target_deleted"
+PAYLOAD_EXPIRED: Final = "payload_expired"
+CLOSED_MESSAGES: Final = {
+    TARGET_DISABLED: "The workflow is disabled.",
+    TARGET_DELETED: "The workflow was deleted.",
+    PAYLOAD_EXPIRED: "The log dropped the payload before it could be delivered.",
+}
+
+_SECRETS_CACHED_MAX: Final = 4_096
+_encode = msgspec.json.Encoder().encode
+log_line = structlog.get_logger()
+
+
+class _Body(msgspec.Struct, frozen=True):
+    id: str
+    object: str
+    stream: str
+    type: str
+    occurred_at: str
+    received_at: str
+    data: msgspec.Raw
+    actor: dict[str, str] | None
+    metadata: dict[str, str] | None
+
+
+def delivery_body(record: EventRecord) -> bytes:
+    """The exact bytes POSTed to a workflow (API notes, "What Atlas sends")."""
+    return _encode(
+        _Body(
+            record.id,
+            "event",
+            record.stream,
+            record.type,
+            record.occurred_at,
+            record.received_at,
+            record.data,
+            record.actor,
+            record.metadata,
+        )
+    )
+
+
+class Attempter:
+    """Makes attempts; knows no queue and no shard."""
+
+    def __init__(
+        self,
+        log: Log,
+        sender: Sender,
+        secret_box: SecretBox,
+        clock: Clock,
+        uniform01: Callable[[], float],
+        metrics: Metrics,
+    ) -> None:
+        self._log, self._sender, self._box, self._clock = log, sender, secret_box, clock
+        self._uniform01, self._metrics = uniform01, metrics
+        self._opened: dict[str, str] = {}
+        self._counters: dict[tuple[str, str], Any] = {}
+
+    def closed(self, work: Work, code: str) -> DeliveryClosed:
+        """The fact that ends a route without an attempt."""
+        return DeliveryClosed(
+            **_named(work), error=FactError(code, CLOSED_MESSAGES[code]), at_ms=self._clock.now_ms()
+        )
+
+    async def attempt(self, work: Work, workflow: Workflow) -> DeliveryAttempted | DeliveryClosed:
+        """Make the attempt and return its fact.
+
+        Raises:
+            LogUnavailable: the payload cannot be read now; nothing was sent.
+        """
+        record = work.record
+        if record is None:
+            try:
+                stored = await self._log.fetch(TopicPartition(work.topic, work.owner.shard), work.offset)
+            except OffsetOutOfRange:
+                return self.closed(work, PAYLOAD_EXPIRED)
+            record = decode_event(stored.value or b"")
+        started_ms = self._clock.now_ms()
+        started_s = self._clock.monotonic_s()
+        if work.attempt == 1:
+            waited_ms = started_ms - parse_filter_time(record.received_at)
+            self._metrics.first_attempt_seconds.observe(max(0, waited_ms) / 1000)
+        slow = asyncio.get_running_loop().call_later(STARTED_AFTER_S, self._tell_started, work, started_ms)
+        try:
+            result = await self._sender.send(self._request(work, workflow, record, started_ms))
+        finally:
+            slow.cancel()
+        duration_ms = int((self._clock.monotonic_s() - started_s) * 1000)
+        fact = self._outcome(work, workflow, result, started_ms, duration_ms)
+        self._report(work, fact, result)
+        return fact
+
+    def _request(
+        self, work: Work, workflow: Workflow, record: EventRecord, started_ms: int
+    ) -> DeliveryRequest:
+        body = delivery_body(record)
+        headers = delivery_headers(
+            self._secrets(workflow, started_ms),
+            delivery_id(work.event_id, work.target, work.replay),
+            work.attempt,
+            started_ms // 1000,
+            body,
+            workflow.headers,
+        )
+        return DeliveryRequest(workflow.url, headers, body, workflow.timeout_ms)
+
+    def _secrets(self, workflow: Workflow, now_ms: int) -> list[str]:
+        live = [s for s in workflow.secrets if s.expires_at_ms is None or now_ms < s.expires_at_ms]
+        return [self._open(secret.sealed, workflow) for secret in live]
+
+    def _open(self, sealed: str, workflow: Workflow) -> str:
+        opened = self._opened.get(sealed)
+        if opened is None:
+            context = secret_context(workflow.workspace_id, workflow.environment, workflow.id)
+            if len(self._opened) >= _SECRETS_CACHED_MAX:
+                self._opened.clear()
+            opened = self._opened[sealed] = self._box.open(sealed, context)
+        return opened
+
+    def _tell_started(self, work: Work, started_ms: int) -> None:
+        fact = DeliveryStarted(**_named(work), attempt=work.attempt, started_at_ms=started_ms)
+        work.owner.started(work, fact)
+
+    def _outcome(
+        self, work: Work, workflow: Workflow, result: DeliveryResult, started_ms: int, duration_ms: int
+    ) -> DeliveryAttempted:
+        completed_ms = started_ms + duration_ms
+        outcome, next_ms = DELIVERED, None
+        if result.error_code is not None:
+            delay_ms = None
+            if result.error_code != UPSTREAM_GONE:
+                delay_ms = retry_delay_ms(
+                    workflow.retry_schedule_seconds, work.attempt, self._uniform01(), result.retry_after_s
+                )
+            outcome = FAILED if delay_ms is None else RETRY_SCHEDULED
+            next_ms = None if delay_ms is None else completed_ms + delay_ms
+        return DeliveryAttempted(
+            **_named(work),
+            attempt=work.attempt,
+            outcome=outcome,
+            started_at_ms=started_ms,
+            completed_at_ms=completed_ms,
+            duration_ms=duration_ms,
+            next_attempt_at_ms=next_ms,
+            http_status=result.http_status,
+            error=FactError(result.error_code, result.error_message or "") if result.error_code else None,
+            response_body=result.response_body,
+            address=result.address,
+        )
+
+    def _report(self, work: Work, fact: DeliveryAttempted, result: DeliveryResult) -> None:
+        labels = (fact.outcome, result.error_code or "")
+        counter = self._counters.get(labels)
+        if counter is None:
+            counter = self._counters[labels] = self._metrics.attempts.labels(*labels)
+        counter.inc()
+        self._metrics.attempt_seconds.observe(fact.duration_ms / 1000)
+        log_line.info(
+            "delivery attempt",
+            workspace_id=work.scope[0],
+            environment=work.scope[1],
+            event_id=work.event_id,
+            workflow_id=work.target,
+            delivery_id=delivery_id(work.event_id, work.target, work.replay),
+            attempt=fact.attempt,
+            outcome=fact.outcome,
+            http_status=fact.http_status,
+            error=result.error_code,
+            duration_ms=fact.duration_ms,
+        )
+
+
+def disables_target(fact: DeliveryAttempted | DeliveryClosed) -> str | None:
+    """Why this outcome disables its target, if it does (410, reference "Retry behavior")."""
+    gone = isinstance(fact, DeliveryAttempted) and fact.error is not None and fact.error.code == UPSTREAM_GONE
+    return GONE if gone else None
+
+
+def _named(work: Work) -> dict[str, Any]:
+    return {
+        "epoch": work.owner.epoch,
+        "event_id": work.event_id,
+        "topic": work.topic,
+        "offset": work.offset,
+        "target": work.target,
+        "replay": work.replay,
+    }

@@ -1,0 +1,287 @@
+"""Deliveries of one process: a lane for each target, shared by the process's shards.
+
+A lane admits `max_in_flight` attempts at a time and `rate_limit_per_second` a second, first come first
+served; lanes never wait for each other, so a target that hangs delays nobody else. What does not fit in
+a lane's memory is parked in the log and comes back from the store (`refill`), in order: while a shard
+has routes of this target in the store, its fresh ones park behind them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from atlas.core.commands import DisableWorkflow
+from atlas.core.entities import ENABLED, Scope, Workflow
+from atlas.core.errors import ApiError, LogUnavailable
+from atlas.core.facts import DeliveryAttempted, DeliveryClosed, DeliveryFact
+from atlas.core.lifecycle import RETRY_SCHEDULED
+from atlas.ports.clock import Clock
+from atlas.runtime.attempt import TARGET_DELETED, TARGET_DISABLED, Attempter, disables_target
+from atlas.runtime.registry import Registry
+from atlas.runtime.work import Owner, Work, WorkKey
+
+#: Routes waiting in memory for one target.
+LANE_MAX: Final = 256
+#: Routes waiting in memory for all targets; past it everything parks.
+QUEUED_MAX: Final = 20_000
+#: Outcomes kept for shards that were lost and may come back to this process.
+ORPHANS_MAX: Final = 10_000
+#: Idle lanes are dropped past this many.
+LANES_MAX: Final = 10_000
+_STARVED_S: Final = 0.05
+
+LaneKey = tuple[str, str, str]
+Outcome = tuple[DeliveryFact, ...]
+log_line = structlog.get_logger()
+
+
+class Lane:
+    """What waits for one target in this process.
+
+    Attributes:
+        spilled: shards that have routes of this target waiting in the store only.
+    """
+
+    def __init__(self, engine: Engine, key: LaneKey) -> None:
+        self.key = key
+        self.queue: deque[Work] = deque()
+        self.in_flight = 0
+        self.spilled: dict[Owner, int] = {}
+        self._engine = engine
+        self._next_start_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def scope(self) -> Scope:
+        return (self.key[0], self.key[1])
+
+    @property
+    def target(self) -> str:
+        return self.key[2]
+
+    def idle(self) -> bool:
+        return not self.queue and not self.in_flight and not self.spilled
+
+    def full(self) -> bool:
+        return len(self.queue) >= LANE_MAX or self._engine.queued >= QUEUED_MAX
+
+    def spill(self, owner: Owner) -> None:
+        """Something of this shard now waits in the store only."""
+        self.spilled[owner] = self.spilled.get(owner, 0) + 1
+
+    def push(self, work: Work) -> None:
+        self.queue.append(work)
+        self._engine.queued += 1
+        self.pump()
+
+    def pump(self) -> None:
+        """Start what may start."""
+        workflow = self._engine.workflow(self.scope, self.target)
+        limit = workflow.max_in_flight if workflow else LANE_MAX
+        while self.queue and self.in_flight < limit:
+            if self.queue[0].owner.closed:
+                self._engine.forget(self._pop())
+                continue
+            if workflow is None or workflow.status != ENABLED:
+                code = TARGET_DELETED if workflow is None else TARGET_DISABLED
+                self._engine.close(self._pop(), code)
+                continue
+            delay_s = self._wait_s(workflow)
+            if delay_s > 0:
+                self.pump_in(delay_s)
+                break
+            self.in_flight += 1
+            self._engine.start(self, self._pop(), workflow)
+        if self.spilled and len(self.queue) < LANE_MAX // 2:
+            self._engine.wants_refill(self)
+
+    def _wait_s(self, workflow: Workflow) -> float:
+        if self._engine.draining or not self.queue[0].owner.may_start():
+            return _STARVED_S
+        if workflow.rate_limit_per_second is None:
+            return 0.0
+        now_s = self._engine.clock.monotonic_s()
+        if now_s < self._next_start_s:
+            return self._next_start_s - now_s
+        self._next_start_s = max(now_s, self._next_start_s) + 1 / workflow.rate_limit_per_second
+        return 0.0
+
+    def _pop(self) -> Work:
+        self._engine.queued -= 1
+        return self.queue.popleft()
+
+    def pump_in(self, delay_s: float) -> None:
+        """Pump again after a while."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._pump_again)
+
+    def _pump_again(self) -> None:
+        self._timer = None
+        self.pump()
+
+
+class Engine:
+    """All lanes of a process.
+
+    Attributes:
+        queued: routes waiting in memory, over all lanes.
+        draining: nothing new is started.
+    """
+
+    def __init__(self, registry: Registry, attempter: Attempter, clock: Clock, new_id: Callable[[], str]):
+        self.clock = clock
+        self.queued = 0
+        self.draining = False
+        self._registry, self._attempter, self._new_id = registry, attempter, new_id
+        self._lanes: dict[LaneKey, Lane] = {}
+        self._here: dict[WorkKey, Work] = {}
+        self._orphans: dict[WorkKey, Outcome] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def lane(self, scope: Scope, target: str) -> Lane:
+        """The target's lane."""
+        key = (*scope, target)
+        lane = self._lanes.get(key)
+        if lane is None:
+            if len(self._lanes) >= LANES_MAX:
+                self._lanes = {key: lane for key, lane in self._lanes.items() if not lane.idle()}
+            lane = self._lanes[key] = Lane(self, key)
+        return lane
+
+    def workflow(self, scope: Scope, target: str) -> Workflow | None:
+        """The target as the control fold has it now."""
+        return self._registry.state.workflows.get(scope, {}).get(target)
+
+    def here(self, key: WorkKey) -> bool:
+        """Whether the route is queued or under way in this process."""
+        return key in self._here
+
+    def in_flight(self) -> int:
+        """Attempts under way."""
+        return len(self._tasks)
+
+    def adopt(self, work: Work) -> bool:
+        """Take over, for a new owner in this process, what is under way or has just ended."""
+        ended = self._orphans.pop(work.key, None)
+        if ended is not None:
+            self._settle(work, ended)
+            return True
+        present = self._here.get(work.key)
+        if present is None:
+            return False
+        present.owner = work.owner
+        return True
+
+    def offer(self, work: Work) -> bool:
+        """Take a route up now; False when there is no room: it must wait in the store."""
+        lane = self.lane(work.scope, work.target)
+        if lane.full() or (work.first and work.owner in lane.spilled):
+            return False
+        self._here[work.key] = work
+        lane.push(work)
+        return True
+
+    def close(self, work: Work, code: str) -> None:
+        """End a route without an attempt."""
+        self.forget(work)
+        self._settle(work, (self._attempter.closed(work, code),))
+
+    def forget(self, work: Work) -> None:
+        """The route is no longer here."""
+        self._here.pop(work.key, None)
+
+    def lost(self, owner: Owner) -> None:
+        """A shard was lost: nothing of it waits here any more."""
+        for lane in self._lanes.values():
+            lane.spilled.pop(owner, None)
+
+    def target_changed(self, scope: Scope, target: str) -> None:
+        """The control fold changed a target."""
+        lane = self._lanes.get((*scope, target))
+        if lane is not None:
+            lane.pump()
+
+    def wants_refill(self, lane: Lane) -> None:
+        for owner in list(lane.spilled):
+            owner.refill(lane)
+
+    def start(self, lane: Lane, work: Work, workflow: Workflow) -> None:
+        """Run an attempt as a task of its own."""
+        task = asyncio.get_running_loop().create_task(self._run(lane, work, workflow))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def drained(self) -> None:
+        """Wait until no attempt is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def abort(self) -> None:
+        """Cancel what is under way: it is repeated under its own number by the next owner."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _run(self, lane: Lane, work: Work, workflow: Workflow) -> None:
+        try:
+            fact = await self._attempter.attempt(work, workflow)
+        except LogUnavailable:
+            work.record = None
+            lane.in_flight -= 1
+            lane.queue.append(work)
+            self.queued += 1
+            lane.pump_in(_STARVED_S * 10)
+            return
+        except asyncio.CancelledError:
+            self.forget(work)
+            lane.in_flight -= 1
+            raise
+        lane.in_flight -= 1
+        self.forget(work)
+        self._finish(work, workflow, fact)
+        lane.pump()
+
+    def _finish(self, work: Work, workflow: Workflow, fact: DeliveryAttempted | DeliveryClosed) -> None:
+        facts: Outcome = (fact,)
+        if isinstance(fact, DeliveryAttempted) and fact.outcome == RETRY_SCHEDULED:
+            now = self.workflow(work.scope, work.target)
+            if now is None or now.status != ENABLED:
+                code = TARGET_DELETED if now is None else TARGET_DISABLED
+                facts = (fact, self._attempter.closed(work, code))
+        self._settle(work, facts)
+        reason = disables_target(fact)
+        if reason is not None:
+            self._disable(workflow, reason)
+
+    def _settle(self, work: Work, facts: Outcome) -> None:
+        if not work.owner.closed:
+            work.owner.settle(work, *facts)
+            return
+        self._orphans[work.key] = facts
+        if len(self._orphans) > ORPHANS_MAX:
+            del self._orphans[next(iter(self._orphans))]
+
+    def _disable(self, workflow: Workflow, reason: str) -> None:
+        command = DisableWorkflow(
+            id=self._new_id(),
+            at_ms=self.clock.now_ms(),
+            workspace_id=workflow.workspace_id,
+            environment=workflow.environment,
+            workflow_id=workflow.id,
+            reason=reason,
+            revision=workflow.revision,
+        )
+        task = asyncio.get_running_loop().create_task(self._propose(command))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _propose(self, command: DisableWorkflow) -> None:
+        try:
+            await self._registry.propose(command)
+        except ApiError as error:
+            log_line.warning("target not disabled", workflow_id=command.workflow_id, error=error.code)

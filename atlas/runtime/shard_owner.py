@@ -1,0 +1,320 @@
+"""The owner of one shard: the only one who decides deliveries of its partition (design section 4).
+
+    claim ──> fold from the last checkpoint to the claim ──> read the event topics from there
+
+The claim's offset is the epoch that every fact of this owner carries. What is undecided below the claim
+is attempted (again) under its own number; what is decided is skipped; what waits comes from the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+import structlog
+
+from atlas.core.entities import Scope, Stream
+from atlas.core.errors import AtlasError, LogUnavailable
+from atlas.core.facts import (
+    LIFECYCLE_TOPIC,
+    SHARD_KEY,
+    DeliveryFact,
+    DeliveryParked,
+    EventRecord,
+    RecordsTrimmed,
+    ShardCheckpoint,
+    ShardClaimed,
+    TopicName,
+    decode_lifecycle,
+    parse_event_topic,
+)
+from atlas.core.reading import Poison, event_in
+from atlas.core.shard import DECIDING, ShardFold, Undecided
+from atlas.ports.clock import Clock
+from atlas.ports.log import Batch, Log, Member, Record, TopicPartition
+from atlas.ports.read_model import ReadModel, WaitingRoute
+from atlas.runtime.attempt import PAYLOAD_EXPIRED
+from atlas.runtime.engine import Engine, Lane
+from atlas.runtime.fact_writer import FactWriter
+from atlas.runtime.registry import Registry
+from atlas.runtime.stream_topics import StreamTopics
+from atlas.runtime.telemetry import Metrics
+from atlas.runtime.trimmer import Trimmer
+from atlas.runtime.waiting import WaitingRoutes
+from atlas.runtime.work import Work
+
+GROUP: Final = "atlas-deliverer"
+
+RECORDS_MAX: Final = 500
+#: Events read whose routes have no fact yet: past it reading pauses.
+OPEN_EVENTS_MAX: Final = 20_000
+CHECKPOINT_EVERY_S: Final = 1.0
+#: Ids of the newest events, by which a foreign client's copy is told from the first record.
+RECENT_IDS_MAX: Final = 5_000
+_POLL_S: Final = 1.0
+_PAUSE_S: Final = 0.01
+
+log_line = structlog.get_logger()
+
+
+class ClaimLost(AtlasError):
+    """Another owner claimed the shard after us: claim again if it is still ours, else stop."""
+
+
+class OwnerServices(msgspec.Struct, frozen=True, kw_only=True):
+    """What the owners of a process work with."""
+
+    log: Log
+    read_model: ReadModel
+    registry: Registry
+    engine: Engine
+    clock: Clock
+    metrics: Metrics
+
+
+class ShardOwner:
+    """One incarnation of ownership; `run` ends only with an exception or a cancellation."""
+
+    def __init__(self, services: OwnerServices, member: Member, shard: int) -> None:
+        self.shard = shard
+        self.epoch = -1
+        self.closed = False
+        self._services, self._member = services, member
+        self._log, self._registry = services.log, services.registry
+        self._facts = FactWriter(services.log, shard)
+        self._undecided = Undecided()
+        self._fold = ShardFold()
+        self._waiting = WaitingRoutes(self, services.read_model, services.engine, services.clock)
+        self._checkpointed: object = None
+        self._recent: dict[str, tuple[str, int]] = {}
+
+    # -- what works and lanes ask -------------------------------------------------------------
+
+    @property
+    def waiting(self) -> WaitingRoutes:
+        return self._waiting
+
+    @property
+    def last_offset(self) -> int:
+        """Offset of the newest own fact known to be durable, or of the claim."""
+        return max(self.epoch, self._facts.last_offset)
+
+    def may_start(self) -> bool:
+        """No attempt starts on a stale heartbeat, or while its fact could not be written."""
+        fresh = self._member.heartbeat_age_s() <= self._member.session_timeout_s / 2
+        return fresh and not self.closed and self._facts.room()
+
+    def started(self, work: Work, fact: DeliveryFact) -> None:
+        """Record an attempt that takes its time."""
+        if not self.closed:
+            self._put(work, fact)
+
+    def settle(self, work: Work, *facts: DeliveryFact) -> None:
+        """Record what became of the work's step."""
+        for fact in facts:
+            self._put(work, fact)
+
+    def _put(self, work: Work, fact: DeliveryFact) -> None:
+        fact = fact if fact.epoch == self.epoch else msgspec.structs.replace(fact, epoch=self.epoch)
+        self._waiting.queued(work)
+        if isinstance(fact, DECIDING):
+            self._undecided.decide(work.topic, work.offset, work.target)
+        done = self._facts.put(fact, work.event_id.encode())
+        done.add_done_callback(lambda future: self._recorded(work, fact, future))
+
+    def _recorded(self, work: Work, fact: DeliveryFact, done: asyncio.Future[int]) -> None:
+        if not done.cancelled() and not self.closed:
+            self._waiting.recorded(work, fact, done.result())
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Own the shard until it is lost.
+
+        Raises:
+            ExceptionGroup: of whatever ended it: `ClaimLost`, `LogUnavailable`, ...
+        """
+        try:
+            await self._claim()
+            trimmer = Trimmer(self, self._log, self._services.read_model, self._services.clock)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._facts.run())
+                group.create_task(self._watch_claims())
+                group.create_task(self._read_events())
+                group.create_task(self._waiting.run())
+                group.create_task(self._checkpoints())
+                group.create_task(trimmer.run())
+        finally:
+            self.closed = True
+            self._waiting.stop()
+            self._facts.abandon()
+            self._services.engine.lost(self)
+
+    def refill(self, lane: Lane) -> None:
+        """The lane has room, and routes of it wait in the store."""
+        if not self.closed:
+            self._waiting.refill(lane)
+
+    async def flush(self) -> None:
+        """Before a planned end: let the facts out, then a last checkpoint."""
+        await self._facts.drained()
+        await self._checkpoint()
+
+    async def _claim(self) -> None:
+        claim = ShardClaimed(owner=self._member.id, at_ms=self._services.clock.now_ms())
+        self.epoch = await self._facts_claim(claim)
+        source = TopicPartition(LIFECYCLE_TOPIC, self.shard)
+        position = await self._log.committed(GROUP, source) or 0
+        reader = self._log.reader()
+        reader.assign({source: position})
+        try:
+            while reader.position(source) <= self.epoch:
+                for batch in await reader.poll(RECORDS_MAX, _POLL_S):
+                    for record in batch.records:
+                        self._fold_fact(record)
+        finally:
+            await reader.close()
+        log_line.info("shard claimed", shard=self.shard, epoch=self.epoch, folded_from=position)
+
+    async def _facts_claim(self, claim: ShardClaimed) -> int:
+        done = self._facts.put(claim, SHARD_KEY)
+        writing = asyncio.create_task(self._facts.run())
+        try:
+            return await done
+        finally:
+            writing.cancel()
+
+    def _fold_fact(self, record: Record) -> None:
+        if record.offset > self.epoch:
+            return
+        try:
+            self._fold.apply(record.offset, decode_lifecycle(record.value or b""))
+        except msgspec.DecodeError:
+            self._services.metrics.quarantined.labels(GROUP).inc()
+
+    async def _watch_claims(self) -> None:
+        source = TopicPartition(LIFECYCLE_TOPIC, self.shard)
+        reader = self._log.reader()
+        reader.assign({source: self.epoch + 1})
+        try:
+            while True:
+                for batch in await reader.poll(RECORDS_MAX, _POLL_S):
+                    for record in batch.records:
+                        if record.key == SHARD_KEY and _is_claim(record):
+                            raise ClaimLost(f"shard {self.shard} was claimed at {record.offset}")
+        finally:
+            await reader.close()
+
+    # -- first attempts -----------------------------------------------------------------------
+
+    async def _read_events(self) -> None:
+        reader = self._log.reader()
+
+        def follow(topic: str) -> None:
+            position = self._fold.next_offsets.get(topic, 0)
+            self._undecided.start(topic, position)
+            reader.assign({TopicPartition(topic, self.shard): position})
+
+        try:
+            with StreamTopics(self._registry, follow):
+                while True:
+                    if self._undecided.open_count() >= OPEN_EVENTS_MAX or not self.may_start():
+                        await asyncio.sleep(_PAUSE_S)
+                        continue
+                    for batch in await reader.poll(RECORDS_MAX, _POLL_S):
+                        await self._take(batch)
+        finally:
+            await reader.close()
+
+    async def _take(self, batch: Batch) -> None:
+        topic = batch.source.topic
+        name = parse_event_topic(topic)
+        if batch.gap_from is not None and topic in self._fold.next_offsets:
+            log_line.error("records trimmed unread", topic=topic, partition=self.shard, first=batch.gap_from)
+        for record in batch.records:
+            try:
+                event = event_in(record.value, record.headers, name or TopicName("", "", ""))
+                self._first_of_its_id(event.id, topic, record.offset)
+            except Poison:
+                self._services.metrics.quarantined.labels(GROUP).inc()
+                continue
+            if event.control_offset > self._registry.position:
+                await self._registry.catch_up()
+            self._dispatch(topic, record.offset, event)
+        self._undecided.skipped(topic, batch.next_offset)
+
+    def _first_of_its_id(self, event_id: str, topic: str, offset: int) -> None:
+        if self._recent.setdefault(event_id, (topic, offset)) != (topic, offset):
+            raise Poison("duplicate event id")
+        if len(self._recent) > RECENT_IDS_MAX:
+            del self._recent[next(iter(self._recent))]
+
+    def _dispatch(self, topic: str, offset: int, event: EventRecord) -> None:
+        done = [target for target in event.routes if (topic, offset, target) in self._fold.decided]
+        todo = [target for target in event.routes if target not in done]
+        self._undecided.read(topic, offset, todo, done)
+        scope: Scope = (event.workspace_id, event.environment)
+        engine = self._services.engine
+        for target in todo:
+            work = Work(self, scope, event.id, topic, offset, target, record=event)
+            if engine.adopt(work) or engine.offer(work):
+                continue
+            parked = DeliveryParked(
+                epoch=self.epoch,
+                event_id=event.id,
+                topic=topic,
+                offset=offset,
+                target=target,
+                reason="backlog",
+                at_ms=self._services.clock.now_ms(),
+            )
+            engine.lane(scope, target).spill(self)
+            self.settle(work, parked)
+
+    # -- checkpoints --------------------------------------------------------------------------
+
+    async def _checkpoints(self) -> None:
+        while True:
+            await asyncio.sleep(CHECKPOINT_EVERY_S)
+            await self._checkpoint()
+
+    async def _checkpoint(self) -> None:
+        known = self._undecided.checkpoint()
+        if known is None or known == self._checkpointed:
+            return
+        next_offsets, decided = known
+        fact = ShardCheckpoint(
+            epoch=self.epoch,
+            next_offsets={**self._fold.next_offsets, **next_offsets},
+            decided=decided,
+            at_ms=self._services.clock.now_ms(),
+        )
+        offset = await self._facts.put(fact, SHARD_KEY)
+        self._checkpointed = known
+        try:
+            await self._member.commit({self.shard: offset})
+        except LogUnavailable:
+            self._checkpointed = None
+
+    async def write(self, fact: RecordsTrimmed) -> int:
+        """Append a trim; returns its offset."""
+        return await self._facts.put(fact, SHARD_KEY)
+
+    async def expire(self, routes: Iterable[WaitingRoute]) -> None:
+        """Close these routes as `payload_expired`; returns when that is durable."""
+        for route in routes:
+            self._services.engine.close(self._waiting.work(route), PAYLOAD_EXPIRED)
+        await self._facts.drained()
+
+    def streams(self) -> Iterable[Stream]:
+        """All streams there are, archived ones included."""
+        return [s for by_name in self._registry.state.streams.values() for s in by_name.values()]
+
+
+def _is_claim(record: Record) -> bool:
+    try:
+        return isinstance(decode_lifecycle(record.value or b""), ShardClaimed)
+    except msgspec.DecodeError:
+        return False

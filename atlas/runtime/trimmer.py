@@ -1,0 +1,93 @@
+"""Retention of one shard: only its owner trims (design sections 4 and 5).
+
+Open routes of what goes are closed first, then the trim is written down, then the records are dropped:
+a crash in between repeats the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from atlas.core.entities import Stream
+from atlas.core.errors import AtlasError
+from atlas.core.facts import LIFECYCLE_TOPIC, RecordsTrimmed
+from atlas.ports.clock import Clock
+from atlas.ports.log import Log, TopicPartition
+from atlas.ports.read_model import ReadModel, WaitingRoute
+
+TRIM_EVERY_S: Final = 60.0
+LIFECYCLE_RETENTION_MS: Final = 110 * 86_400_000
+_ROWS_MAX: Final = 1_000
+
+
+class TrimmingOwner(Protocol):
+    """The owner as this module needs it."""
+
+    @property
+    def shard(self) -> int: ...
+
+    @property
+    def epoch(self) -> int: ...
+
+    def streams(self) -> Iterable[Stream]:
+        """All streams, archived ones included."""
+
+    async def expire(self, routes: Iterable[WaitingRoute]) -> None:
+        """Close these routes as `payload_expired`; returns when that is durable."""
+
+    async def write(self, fact: RecordsTrimmed) -> int:
+        """Append the trim; returns its offset."""
+
+
+class Trimmer:
+    """Trims now and then what is past retention."""
+
+    def __init__(self, owner: TrimmingOwner, log: Log, read_model: ReadModel, clock: Clock) -> None:
+        self._owner, self._log, self._read_model, self._clock = owner, log, read_model, clock
+
+    async def run(self) -> None:
+        """Trim for ever."""
+        while True:
+            await asyncio.sleep(TRIM_EVERY_S)
+            await self.trim()
+
+    async def trim(self) -> None:
+        """Trim every event topic's partition, and the lifecycle partition, once."""
+        now_ms = self._clock.now_ms()
+        for stream in list(self._owner.streams()):
+            source = TopicPartition(stream.topic, self._owner.shard)
+            await self._trim(source, now_ms - stream.retention_ms)
+        lifecycle = TopicPartition(LIFECYCLE_TOPIC, self._owner.shard)
+        before = await self._log.offset_at(lifecycle, now_ms - LIFECYCLE_RETENTION_MS)
+        await self._log.delete_records(lifecycle, before)
+
+    async def _trim(self, source: TopicPartition, before_ms: int) -> None:
+        starts = await self._log.start_offsets([source])
+        if source not in starts:
+            return
+        before_offset = await self._log.offset_at(source, before_ms)
+        if before_offset <= starts[source]:
+            return
+        while True:
+            open_routes = await self._read_model.open_below(source, before_offset, _ROWS_MAX)
+            if not open_routes.routes:
+                break
+            await self._owner.expire(open_routes.routes)
+            await self._folded(open_routes.lifecycle_position)
+        await self._owner.write(
+            RecordsTrimmed(
+                epoch=self._owner.epoch,
+                topic=source.topic,
+                before_offset=before_offset,
+                before_ms=before_ms,
+                at_ms=self._clock.now_ms(),
+            )
+        )
+        await self._log.delete_records(source, before_offset)
+
+    async def _folded(self, position: int) -> None:
+        lifecycle = TopicPartition(LIFECYCLE_TOPIC, self._owner.shard)
+        if not await self._read_model.wait_past({lifecycle: position + 1}, TRIM_EVERY_S):
+            raise AtlasError("the read model does not keep up: nothing is trimmed")

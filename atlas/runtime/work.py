@@ -1,0 +1,89 @@
+"""One route to be delivered, on its way through this process, and who it is settled with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from atlas.core.entities import Scope
+from atlas.core.facts import DeliveryFact, EventRecord
+
+if TYPE_CHECKING:
+    from atlas.runtime.engine import Lane
+
+#: Identifies a route's delivery in this process: event, target, replay.
+WorkKey = tuple[str, str, int]
+
+
+class Owner(Protocol):
+    """The owner of a work's shard, as those who deliver see it."""
+
+    @property
+    def shard(self) -> int:
+        """Partition number."""
+
+    @property
+    def epoch(self) -> int:
+        """What facts must carry."""
+
+    @property
+    def closed(self) -> bool:
+        """The shard was lost: nothing may be started or settled here."""
+
+    def may_start(self) -> bool:
+        """Whether an attempt may start now: heartbeat fresh, facts can be written."""
+
+    def started(self, work: Work, fact: DeliveryFact) -> None:
+        """Record something that decides nothing."""
+
+    def refill(self, lane: Lane) -> None:
+        """The lane has room, and routes of it wait in the store."""
+
+    def settle(self, work: Work, *facts: DeliveryFact) -> None:
+        """Record what decides the work's present step."""
+
+
+class Work:
+    """A route that wants its next attempt.
+
+    Attributes:
+        attempt: the number that attempt will carry.
+        record: the event, when it is at hand; else it is fetched from the log.
+        first: straight from the event topic, not from the store.
+    """
+
+    __slots__ = (
+        "attempt", "event_id", "first", "offset", "owner", "record", "replay", "scope", "target", "topic",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        owner: Owner,
+        scope: Scope,
+        event_id: str,
+        topic: str,
+        offset: int,
+        target: str,
+        attempt: int = 1,
+        replay: int = 0,
+        record: EventRecord | None = None,
+    ) -> None:
+        self.owner = owner
+        self.scope = scope
+        self.event_id = event_id
+        self.topic = topic
+        self.offset = offset
+        self.target = target
+        self.attempt = attempt
+        self.replay = replay
+        self.record = record
+        self.first = record is not None
+
+    @property
+    def lane(self) -> tuple[str, str, str]:
+        """Workspace, environment and target: what it queues for."""
+        return (*self.scope, self.target)
+
+    @property
+    def key(self) -> WorkKey:
+        """See `WorkKey`."""
+        return (self.event_id, self.target, self.replay)
