@@ -1,0 +1,139 @@
+"""Every limit on what comes in, in one place (reference; API notes; design section 11).
+
+A limit is tested at its value and one past it. Where the documents name no number, the comment says
+why there is one. The same limits as types, for the models of requests, stand at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+from atlas.core.targets import HEADERS_MAX
+
+# Bodies.
+BODY_BYTES_MAX: Final = 1024 * 1024
+BATCH_BODY_BYTES_MAX: Final = 8 * 1024 * 1024
+#: A body over its limit is read this far before the 413, so that clients see the answer.
+DRAIN_BYTES_MAX: Final = 16 * 1024 * 1024
+DRAIN_S_MAX: Final = 2.0
+#: The whole body has to arrive within this time, else 408.
+BODY_DEADLINE_S: Final = 30.0
+
+# JSON.
+#: Nested containers, the top-level object (in a batch: each item) being 1.
+DEPTH_MAX: Final = 64
+INTEGER_MIN: Final = -(2**63)
+INTEGER_MAX: Final = 2**64 - 1
+#: `details.field` is cut here: a key may be a megabyte long, and the answer should not be.
+FIELD_PATH_CHARS_MAX: Final = 512
+#: What a batch puts around its items that does not count as depth: the object and its `events`.
+BATCH_ENVELOPE_DEPTH: Final = 2
+
+# Events.
+#: `data`, serialized compactly, has to be *under* 256 KB: this many bytes are already too many.
+DATA_BYTES: Final = 262_144
+EVENT_TYPE_CHARS_MAX: Final = 128
+ACTOR_CHARS_MAX: Final = 256
+USER_AGENT_CHARS_MAX: Final = 1_024
+METADATA_KEYS_MAX: Final = 20
+METADATA_KEY_CHARS_MAX: Final = 64
+METADATA_VALUE_CHARS_MAX: Final = 512
+ORDERING_KEY_CHARS_MAX: Final = 128
+IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
+#: A batch's header key: room is left for the `/i` of its items.
+BATCH_IDEMPOTENCY_KEY_CHARS_MAX: Final = 250
+BATCH_EVENTS_MAX: Final = 1_000
+#: `occurred_at`, in UTC.
+YEAR_MIN: Final = 1970
+YEAR_MAX: Final = 9999
+
+# Streams.
+STREAM_NAME_CHARS_MIN: Final = 3
+STREAM_NAME_CHARS_MAX: Final = 64
+STREAMS_MAX: Final = 100
+RETENTION_DAYS_MIN: Final = 1
+RETENTION_DAYS_MAX: Final = 90
+RETENTION_DAYS_DEFAULT: Final = 14
+DEFAULT_ROUTES_MAX: Final = 20
+
+# Text for people. The documents set no bound; without one a megabyte would live in every registry.
+DESCRIPTION_CHARS_MAX: Final = 1_000
+NAME_CHARS_MAX: Final = 100
+
+# Workflows. (URLs and headers: `targets`; defaults: `entities`, `retry`.)
+#: After `wf_`.
+WORKFLOW_ID_CHARS_MAX: Final = 60
+TIMEOUT_MS_MIN: Final = 100
+TIMEOUT_MS_MAX: Final = 30_000
+RETRIES_MAX: Final = 20
+RETRY_DELAY_S_MIN: Final = 1
+RETRY_DELAY_S_MAX: Final = 86_400
+IN_FLIGHT_MIN: Final = 1
+IN_FLIGHT_MAX: Final = 1_000
+RATE_PER_SECOND_MIN: Final = 1
+RATE_PER_SECOND_MAX: Final = 10_000
+
+# Keys.
+OVERLAP_S_MAX: Final = 604_800
+OVERLAP_S_DEFAULT: Final = 3_600
+
+# Quota, per workspace and environment.
+QUOTA_REQUESTS_PER_MINUTE_DEFAULT: Final = 1_200
+QUOTA_BURST_DEFAULT: Final = 200
+# Not in the documents: a bound that no real quota reaches, so that sums stay far inside 64 bits.
+QUOTA_REQUESTS_PER_MINUTE_MAX: Final = 60_000_000
+QUOTA_BURST_MAX: Final = 1_000_000
+
+# Lists.
+PAGE_MIN: Final = 1
+PAGE_MAX: Final = 100
+PAGE_DEFAULT: Final = 25
+
+# As types.
+
+# `$(?!\n)`: Python's `$` also matches before a last line end; written so, JSON Schema can read it too.
+STREAM_NAME_PATTERN: Final = rf"^[a-z0-9-]{{{STREAM_NAME_CHARS_MIN},{STREAM_NAME_CHARS_MAX}}}$(?!\n)"
+EVENT_TYPE_PATTERN: Final = r"^[a-z0-9_]+(\.[a-z0-9_]+)+$(?!\n)"
+NEW_WORKFLOW_ID_PATTERN: Final = rf"^wf_[a-z0-9_]{{1,{WORKFLOW_ID_CHARS_MAX}}}$(?!\n)"
+WORKFLOW_ID_PATTERN: Final = rf"^wf_[A-Za-z0-9_]{{1,{WORKFLOW_ID_CHARS_MAX}}}$(?!\n)"
+IDEMPOTENCY_KEY_PATTERN: Final = rf"^[ -~]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}$(?!\n)"
+#: What a pattern wants, in words.
+REASON_BY_PATTERN: Final = {
+    STREAM_NAME_PATTERN: "must be 3 to 64 characters of a-z, 0-9 and -",
+    EVENT_TYPE_PATTERN: "must be in dot.case: two or more segments of a-z, 0-9 and _, as in order.fulfilled",
+    NEW_WORKFLOW_ID_PATTERN: "must be wf_ and 1 to 60 characters of a-z, 0-9 and _",
+    WORKFLOW_ID_PATTERN: "is not a workflow id",
+    IDEMPOTENCY_KEY_PATTERN: "must be 1 to 255 printable ASCII characters",
+}
+
+StreamName = Annotated[str, Meta(pattern=STREAM_NAME_PATTERN)]
+WorkflowId = Annotated[str, Meta(pattern=WORKFLOW_ID_PATTERN)]
+Description = Annotated[str, Meta(max_length=DESCRIPTION_CHARS_MAX)]
+Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
+RetentionDays = Annotated[int, Meta(ge=RETENTION_DAYS_MIN, le=RETENTION_DAYS_MAX)]
+DefaultRoutes = Annotated[tuple[WorkflowId, ...], Meta(max_length=DEFAULT_ROUTES_MAX)]
+KeyStreams = Annotated[tuple[StreamName, ...], Meta(min_length=1, max_length=STREAMS_MAX)]
+TimeoutMs = Annotated[int, Meta(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX)]
+RetryDelayS = Annotated[int, Meta(ge=RETRY_DELAY_S_MIN, le=RETRY_DELAY_S_MAX)]
+RetrySchedule = Annotated[tuple[RetryDelayS, ...], Meta(max_length=RETRIES_MAX)]
+InFlight = Annotated[int, Meta(ge=IN_FLIGHT_MIN, le=IN_FLIGHT_MAX)]
+RatePerSecond = Annotated[int, Meta(ge=RATE_PER_SECOND_MIN, le=RATE_PER_SECOND_MAX)]
+Headers = Annotated[dict[str, str], Meta(max_length=HEADERS_MAX)]
+ActorText = Annotated[str, Meta(max_length=ACTOR_CHARS_MAX)]
+NewWorkflowId = Annotated[str, Meta(pattern=NEW_WORKFLOW_ID_PATTERN)]
+IdempotencyKey = Annotated[str, Meta(pattern=IDEMPOTENCY_KEY_PATTERN)]
+EventType = Annotated[str, Meta(pattern=EVENT_TYPE_PATTERN, max_length=EVENT_TYPE_CHARS_MAX)]
+OrderingKey = Annotated[str, Meta(min_length=1, max_length=ORDERING_KEY_CHARS_MAX)]
+UserAgent = Annotated[str, Meta(max_length=USER_AGENT_CHARS_MAX)]
+OverlapS = Annotated[int, Meta(ge=0, le=OVERLAP_S_MAX)]
+QuotaPerMinute = Annotated[int, Meta(ge=1, le=QUOTA_REQUESTS_PER_MINUTE_MAX)]
+QuotaBurst = Annotated[int, Meta(ge=1, le=QUOTA_BURST_MAX)]
+Metadata = Annotated[
+    dict[
+        Annotated[str, Meta(min_length=1, max_length=METADATA_KEY_CHARS_MAX)],
+        Annotated[str, Meta(max_length=METADATA_VALUE_CHARS_MAX)],
+    ],
+    Meta(max_length=METADATA_KEYS_MAX),
+]

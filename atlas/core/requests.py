@@ -1,0 +1,389 @@
+"""What request bodies may hold, and what is wrong with one that does not (reference; API notes).
+
+`parse` turns decoded JSON into a model or raises `InvalidRequest`; `check_event` does what is left for
+events and returns what the hot path goes on with.
+
+Null. An optional input that is null is absent (API notes), in a PATCH too, where absent is `UNSET` and
+changes nothing. The exceptions are PATCH fields whose type has None, because what they set can be
+without a value: null takes it away. They are `description`, `rate_limit_per_second`, and a quota's `live`
+and `test` (back to the platform's default).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_type_hints
+
+import msgspec
+import orjson
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from atlas.core import limits
+from atlas.core.entities import MAX_IN_FLIGHT_DEFAULT, TIMEOUT_MS_DEFAULT
+from atlas.core.errors import InvalidRequest
+from atlas.core.retry import DEFAULT_SCHEDULE_S
+from atlas.core.strict_json import find_nul
+from atlas.core.targets import check_headers, check_url
+from atlas.core.timestamps import parse_occurred_at
+
+
+class _Body(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    pass
+
+
+class Actor(_Body, frozen=True, kw_only=True, omit_defaults=True):
+    """Who or what triggered the event."""
+
+    type: limits.ActorText | None = None
+    id: limits.ActorText | None = None
+    tenant_id: limits.ActorText | None = None
+    ip: limits.ActorText | None = None
+    user_agent: limits.UserAgent | None = None
+
+
+class EventIn(_Body, frozen=True, kw_only=True):
+    """Body of `POST /v1/events`. `check_event` does what types cannot say."""
+
+    stream: limits.StreamName
+    type: limits.EventType
+    occurred_at: str
+    data: dict[str, Any]
+    actor: Actor | None = None
+    metadata: limits.Metadata | None = None
+    ordering_key: limits.OrderingKey | None = None
+
+
+class BatchEventIn(EventIn, frozen=True, kw_only=True):
+    """One item of a batch."""
+
+    idempotency_key: limits.IdempotencyKey | None = None
+
+
+class BatchIn(_Body, frozen=True, kw_only=True):
+    """Body of `POST /v1/events/batch`; items are parsed one by one, so that a bad one spoils no other."""
+
+    events: Annotated[list[Any], Meta(min_length=1, max_length=limits.BATCH_EVENTS_MAX)]
+
+
+class StreamCreate(_Body, frozen=True, kw_only=True):
+    name: limits.StreamName
+    description: limits.Description | None = None
+    retention_days: limits.RetentionDays = limits.RETENTION_DAYS_DEFAULT
+    default_routes: limits.DefaultRoutes = ()
+
+
+class StreamPatch(_Body, frozen=True, kw_only=True):
+    description: limits.Description | UnsetType | None = UNSET
+    retention_days: limits.RetentionDays | UnsetType = UNSET
+    default_routes: limits.DefaultRoutes | UnsetType = UNSET
+
+
+class WorkflowCreate(_Body, frozen=True, kw_only=True):
+    id: limits.NewWorkflowId | None = None
+    url: str
+    description: limits.Description | None = None
+    timeout_ms: limits.TimeoutMs = TIMEOUT_MS_DEFAULT
+    retry_schedule_seconds: limits.RetrySchedule = DEFAULT_SCHEDULE_S
+    max_in_flight: limits.InFlight = MAX_IN_FLIGHT_DEFAULT
+    rate_limit_per_second: limits.RatePerSecond | None = None
+    headers: limits.Headers = {}
+
+
+class WorkflowPatch(_Body, frozen=True, kw_only=True):
+    url: str | UnsetType = UNSET
+    description: limits.Description | UnsetType | None = UNSET
+    timeout_ms: limits.TimeoutMs | UnsetType = UNSET
+    retry_schedule_seconds: limits.RetrySchedule | UnsetType = UNSET
+    max_in_flight: limits.InFlight | UnsetType = UNSET
+    rate_limit_per_second: limits.RatePerSecond | UnsetType | None = UNSET
+    headers: limits.Headers | UnsetType = UNSET
+
+
+class KeyCreate(_Body, frozen=True, kw_only=True):
+    """`streams` None: not scoped. A publishable key always is."""
+
+    kind: Literal["secret", "publishable"]
+    name: limits.Name | None = None
+    streams: limits.KeyStreams | None = None
+
+
+class RotateRequest(_Body, frozen=True, kw_only=True):
+    """Body of a key's `rotate` and a workflow's `rotate-secret`."""
+
+    overlap_seconds: limits.OverlapS = limits.OVERLAP_S_DEFAULT
+
+
+class WorkspaceCreate(_Body, frozen=True, kw_only=True):
+    name: limits.Name
+
+
+class QuotaIn(_Body, frozen=True, kw_only=True):
+    requests_per_minute: limits.QuotaPerMinute
+    burst: limits.QuotaBurst
+
+
+class QuotaPatch(_Body, frozen=True, kw_only=True):
+    live: QuotaIn | UnsetType | None = UNSET
+    test: QuotaIn | UnsetType | None = UNSET
+
+
+class WorkspacePatch(_Body, frozen=True, kw_only=True):
+    quota: QuotaPatch | UnsetType = UNSET
+    status: Literal["enabled", "suspended"] | UnsetType = UNSET
+
+
+class CheckedEvent(Struct, frozen=True, kw_only=True):
+    """An event that may be accepted.
+
+    Attributes:
+        occurred_at: RFC 3339 in UTC with `Z`, with the precision it was given.
+        data_json: `data`, serialized compactly; always readable JSON.
+        actor: only the fields that were given.
+    """
+
+    stream: str
+    type: str
+    occurred_at: str
+    data_json: bytes
+    actor: dict[str, str] | None
+    metadata: dict[str, str] | None
+    ordering_key: str | None
+
+
+Model = TypeVar("Model", bound=_Body)
+
+
+def parse(model: type[Model], value: object, at: str = "") -> Model:
+    """Decoded JSON as a model, every rule of the model held; events need `check_event` too.
+
+    Args:
+        model: one of the classes above.
+        value: as `strict_json.loads` returned it, or an item of a batch.
+        at: dotted path of `value` within the body, put before the field in errors.
+
+    Raises:
+        InvalidRequest: with the dotted path of what is wrong.
+    """
+    droppable = _null_is_absent(model)
+    if droppable and type(value) is dict and None in value.values():
+        value = {k: v for k, v in value.items() if v is not None or k not in droppable}
+    try:
+        parsed = msgspec.convert(value, model)
+    except msgspec.ValidationError as error:
+        raise _explain(model, value, str(error), at) from None
+    if not isinstance(parsed, EventIn):
+        _check(parsed, value, at)
+    return parsed
+
+
+def check_event(event: EventIn, at: str = "") -> CheckedEvent:
+    """The rules of events that types cannot say: times, addresses, the size of `data`, no NUL outside it.
+
+    Raises:
+        InvalidRequest: with the dotted path of what is wrong, `at` before it.
+    """
+    occurred_at = parse_occurred_at(event.occurred_at, _join(at, "occurred_at"))
+    data_json = orjson.dumps(event.data)
+    if len(data_json) >= limits.DATA_BYTES:
+        raise InvalidRequest(_join(at, "data"), f"must serialize to under {limits.DATA_BYTES:,} bytes")
+    actor: dict[str, str] | None = None
+    if event.actor is not None:
+        actor = msgspec.to_builtins(event.actor)
+        if event.actor.ip is not None and not _is_address(event.actor.ip):
+            raise InvalidRequest(_join(at, "actor.ip"), "must be an IPv4 or IPv6 address")
+        _refuse_nul(actor, at, "actor")
+    if event.metadata is not None:
+        _refuse_nul(event.metadata, at, "metadata")
+    if event.ordering_key is not None and "\0" in event.ordering_key:
+        raise InvalidRequest(_join(at, "ordering_key"), _NUL)
+    return CheckedEvent(
+        stream=event.stream,
+        type=event.type,
+        occurred_at=occurred_at,
+        data_json=data_json,
+        actor=actor,
+        metadata=event.metadata,
+        ordering_key=event.ordering_key,
+    )
+
+
+def check_idempotency_key(raw: bytes, chars_max: int = limits.IDEMPOTENCY_KEY_CHARS_MAX) -> str:
+    """The value of an `Idempotency-Key` header.
+
+    Args:
+        raw: as received.
+        chars_max: `BATCH_IDEMPOTENCY_KEY_CHARS_MAX` on a batch.
+
+    Raises:
+        InvalidRequest: with field `Idempotency-Key`.
+    """
+    if len(raw) > chars_max or _KEY_BYTES(raw) is None:
+        raise InvalidRequest("Idempotency-Key", f"must be 1 to {chars_max} printable ASCII characters")
+    return raw.decode("ascii")
+
+
+_NUL: Final = "must not hold U+0000"
+_KEY_BYTES: Final = re.compile(rb"[ -~]+").fullmatch
+_OCTET: Final = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4: Final = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}").fullmatch
+
+
+def _join(at: str, field: str) -> str:
+    return f"{at}.{field}"[: limits.FIELD_PATH_CHARS_MAX] if at else field
+
+
+def _is_address(text: str) -> bool:
+    if _IPV4(text) is not None:
+        return True
+    try:
+        # An IPv6 zone (`fe80::1%eth0`) names an interface of one machine: not part of the address.
+        return ":" in text and "%" not in text and ipaddress.IPv6Address(text) is not None
+    except ValueError:
+        return False
+
+
+def _refuse_nul(texts: dict[str, str], at: str, field: str) -> None:
+    if "\0" in "".join(texts.values()) or "\0" in "".join(texts):
+        raise InvalidRequest(find_nul(texts, _join(at, field)), _NUL)
+
+
+def _check(body: _Body, value: object, at: str) -> None:
+    """What types cannot say of the bodies that are not events."""
+    nul_at = find_nul(value, at)
+    if nul_at is not None:
+        raise InvalidRequest(nul_at[: limits.FIELD_PATH_CHARS_MAX], _NUL)
+    match body:
+        case StreamCreate() | StreamPatch():
+            _refuse_repeats(body.default_routes, _join(at, "default_routes"))
+        case WorkflowCreate() | WorkflowPatch():
+            _check_target(body, at)
+        case KeyCreate():
+            if body.kind == "publishable" and body.streams is None:
+                raise InvalidRequest(_join(at, "streams"), "a publishable key must name its streams")
+            _refuse_repeats(body.streams or (), _join(at, "streams"))
+        case _:
+            pass
+
+
+def _check_target(body: WorkflowCreate | WorkflowPatch, at: str) -> None:
+    try:
+        if body.url is not UNSET:
+            check_url(body.url)
+        if body.headers is not UNSET:
+            check_headers(body.headers)
+    except InvalidRequest as wrong:
+        raise _invalid([at, wrong.field or ""], wrong.reason) from None
+
+
+def _refuse_repeats(items: Sequence[str] | UnsetType, at: str) -> None:
+    if items is UNSET:
+        return
+    seen: set[str] = set()
+    for index, item in enumerate(items):
+        if item in seen:
+            raise InvalidRequest(f"{at}.{index}", "is named twice")
+        seen.add(item)
+
+
+@cache
+def _null_is_absent(model: type[Struct]) -> frozenset[str]:
+    """Optional fields whose type has no None: a null there is taken out before the types are held."""
+    hints = get_type_hints(model)
+    return frozenset(
+        field.name
+        for field in msgspec.structs.fields(model)
+        if not field.required and type(None) not in get_args(hints[field.name])
+    )
+
+
+_AT: Final = re.compile(r" - at (`key` in )?`(\$[^`]*)`\Z")
+_STEP: Final = re.compile(r"\.([A-Za-z_]+)|\[(\d+|\.\.\.)\]")
+_MISSING: Final = "Object missing required field `"
+_UNKNOWN: Final = "Object contains unknown field `"
+_GOT: Final = re.compile(r"Expected `(.+)`, got `(.+)`")
+_LENGTH: Final = re.compile(r"Expected `(\w+)` of length ([<>])= (\d+)")
+_RANGE: Final = re.compile(r"Expected `int` ([<>])= (-?\d+)")
+_WORDS: Final = {
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number with a fraction",
+    "bool": "true or false",
+    "object": "an object",
+    "array": "an array",
+    "null": "null",
+}
+_UNITS: Final = {"str": "characters", "array": "items", "object": "entries"}
+
+
+def _explain(model: type[Struct], value: object, text: str, at: str) -> InvalidRequest:
+    """A `msgspec.ValidationError` in our own words, its place as a dotted path.
+
+    msgspec says `<what> - at `$.a[0]``, for a value of a mapping `$.a[...]`, and for its key
+    `` `key` in `$.a` ``: which entry it was is found out here.
+    """
+    if text.startswith(_UNKNOWN) and type(value) is dict and text[len(_UNKNOWN) : -1] in value:
+        # At the top there is no place to take off, and the name may hold anything, even ` - at `.
+        return _invalid([at, text[len(_UNKNOWN) : -1]], "is an unknown field")
+    match = _AT.search(text)
+    what = text[: match.start()] if match else text
+    steps = [name or index for name, index in _STEP.findall(match[2])] if match else []
+    entry = "the value"
+    if match and match[1]:
+        steps.append("...")
+        entry = "the key"
+    if "..." in steps:
+        where = steps.index("...")
+        steps[where] = _bad_entry(model, value, steps[:where])
+        reason = f"{entry} {_reason(model, steps, what)}"
+    elif what.startswith(_MISSING):
+        steps.append(what[len(_MISSING) : -1])
+        reason = "is required"
+    elif what.startswith(_UNKNOWN):
+        steps.append(what[len(_UNKNOWN) : -1])
+        reason = "is an unknown field"
+    else:
+        reason = _reason(model, steps, what)
+    return _invalid([at, *steps], reason)
+
+
+def _invalid(segments: Sequence[str], reason: str) -> InvalidRequest:
+    path = ".".join(segment for i, segment in enumerate(segments) if segment or i)
+    return InvalidRequest(path[: limits.FIELD_PATH_CHARS_MAX] or None, reason)
+
+
+def _reason(model: type[Struct], steps: Sequence[str], what: str) -> str:
+    if match := _GOT.match(what):
+        wanted = [_WORDS.get(name, name) for name in match[1].split(" | ") if name != "null"]
+        return f"must be {' or '.join(wanted)}, not {_WORDS.get(match[2], match[2])}"
+    if match := _LENGTH.match(what):
+        if (match[2], match[3]) == (">", "1"):
+            return "must not be empty"
+        bound = "most" if match[2] == "<" else "least"
+        return f"must have at {bound} {int(match[3]):,} {_UNITS[match[1]]}"
+    if match := _RANGE.match(what):
+        return f"must be at {'most' if match[1] == '<' else 'least'} {int(match[2]):,}"
+    for pattern, reason in limits.REASON_BY_PATTERN.items():
+        if repr(pattern) in what:
+            return reason
+    if what.startswith("Invalid enum value") and len(steps) == 1:
+        return f"must be one of: {', '.join(_choices(get_type_hints(model)[steps[0]]))}"
+    return "is not valid"
+
+
+def _choices(hint: object) -> list[str]:
+    """The values of the `Literal` in a field's type."""
+    return [choice for arg in get_args(hint) for choice in ([arg] if isinstance(arg, str) else _choices(arg))]
+
+
+def _bad_entry(model: type[Struct], value: Any, steps: Sequence[str]) -> str:
+    """Key of the first entry that the mapping at `steps` (all of them fields of `model`) fails with."""
+    field = steps[0]
+    for key, item in value[field].items():
+        try:
+            msgspec.convert({**value, field: {key: item}}, model)
+        except msgspec.ValidationError:
+            return str(key)
+    return "..."
