@@ -1,0 +1,118 @@
+"""The data directory: one owner, and files that are private and never half-written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from atlas.adapters.data_dir import DataDirectory, read_or_create_private, write_private
+from atlas.core.errors import DataDirectoryInUse
+
+_HOLD = """
+import sys
+from pathlib import Path
+from atlas.adapters.data_dir import DataDirectory
+owned = DataDirectory(Path(sys.argv[1]))
+print("owned", flush=True)
+sys.stdin.read()
+"""
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture
+def wide_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def test_it_is_made_for_its_owner_alone(tmp_path: Path, wide_umask: None) -> None:
+    with DataDirectory(tmp_path / "a" / "b") as owned:
+        assert mode(owned.path) == 0o700
+        assert mode(owned.path / "lock") == 0o600
+
+
+def test_it_has_one_owner(tmp_path: Path) -> None:
+    with DataDirectory(tmp_path), pytest.raises(DataDirectoryInUse, match=f"process {os.getpid()}"):
+        DataDirectory(tmp_path)
+    with DataDirectory(tmp_path):
+        pass
+
+
+def test_another_process_owns_it_until_it_dies(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"owned\n"
+        with pytest.raises(DataDirectoryInUse, match=f"process {other.pid}"):
+            DataDirectory(tmp_path)
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    with DataDirectory(tmp_path):
+        pass
+
+
+def test_a_refusal_leaves_the_owner_alone(tmp_path: Path) -> None:
+    with DataDirectory(tmp_path):
+        for _ in range(2):
+            with pytest.raises(DataDirectoryInUse):
+                DataDirectory(tmp_path)
+
+
+def test_a_private_file_is_private_and_replaced_whole(tmp_path: Path, wide_umask: None) -> None:
+    path = tmp_path / "keys"
+    write_private(path, b"first")
+    write_private(path, b"second, longer")
+    assert path.read_bytes() == b"second, longer"
+    assert mode(path) == 0o600
+    assert [entry.name for entry in tmp_path.iterdir()] == ["keys"]
+
+
+def test_a_crash_before_the_replacement_leaves_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    write_private(path, b"old")
+    leftover = tmp_path / ".keys.new"
+    leftover.write_bytes(b"half")
+    leftover.chmod(0o644)
+    assert read_or_create_private(path, lambda: b"other") == b"old"
+    write_private(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert mode(path) == 0o600
+
+
+def test_a_secret_is_made_once(tmp_path: Path) -> None:
+    made = []
+
+    def make() -> bytes:
+        made.append(1)
+        return os.urandom(32)
+
+    first = read_or_create_private(tmp_path / "master", make)
+    assert read_or_create_private(tmp_path / "master", make) == first
+    assert len(made) == 1
+    assert mode(tmp_path / "master") == 0o600
+
+
+def test_a_secret_left_open_to_others_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "master"
+    path.write_bytes(b"secret")
+    path.chmod(0o644)
+    assert read_or_create_private(path, bytes) == b"secret"
+    assert mode(path) == 0o600
+
+
+def test_a_directory_that_cannot_be_made_is_no_one_elses(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="file"):
+        DataDirectory(tmp_path / "file")
