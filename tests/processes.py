@@ -52,7 +52,7 @@ class Dev:
         """What it has written to stderr so far."""
         return self.stderr_path.read_text(errors="replace")
 
-    def signal(self, number: int = signal.SIGTERM) -> None:
+    def send(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
 
     def wait(self, timeout_s: float = STOP_MAX_S) -> int:
@@ -61,7 +61,7 @@ class Dev:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask it to end; its exit code."""
-        self.signal(number)
+        self.send(number)
         return self.wait()
 
     def kill(self) -> None:
