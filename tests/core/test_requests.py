@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
 
@@ -181,6 +181,7 @@ json_values = st.recursive(
 
 
 @pytest.mark.parametrize("model", [BatchIn, *VALID])
+@settings(deadline=None)
 @given(st.data())
 def test_any_value_in_any_field_is_read_or_refused_there(model: Body, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from([field.name for field in msgspec.structs.fields(model)]))
@@ -191,8 +192,8 @@ def test_any_value_in_any_field_is_read_or_refused_there(model: Body, data: st.D
         wrong = refused
     if wrong is not None:
         assert f"{wrong.field}.".startswith(f"at.{name}.")
-        assert "`" not in wrong.reason
-        assert wrong.reason != "is not valid"
+        # In our words, and none of msgspec's.
+        assert not wrong.reason.startswith(("Expected", "Object", "Invalid", "is not valid"))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atlas.core.errors import InvalidRequest
@@ -221,6 +221,7 @@ plain = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         plain,
