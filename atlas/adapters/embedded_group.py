@@ -29,6 +29,7 @@ class _Group:
     def __init__(self, partitions: int) -> None:
         self.partitions = partitions
         self.members: dict[str, EmbeddedMember] = {}
+        self.heartbeats: dict[str, asyncio.Task[None]] = {}
 
     def rebalance(self) -> None:
         """Share the partitions evenly; a member keeps what it holds as far as that allows."""
@@ -60,7 +61,7 @@ class EmbeddedMember:
         self._assignment: frozenset[int] = frozenset()
         self._changed = asyncio.Event()
         self._beat_s = clock.monotonic_s()
-        self._task = asyncio.create_task(self._beat(), name=f"heartbeat {self._id}")
+        group.heartbeats[self._id] = asyncio.create_task(self._beat(), name=f"heartbeat {self._id}")
 
     @property
     def id(self) -> str:
@@ -89,7 +90,8 @@ class EmbeddedMember:
         await self._store.store_offsets(self._name, self._topic, offsets)
 
     async def leave(self) -> None:
-        self._task.cancel()
+        if (heartbeat := self._group.heartbeats.pop(self._id, None)) is not None:
+            heartbeat.cancel()
         if self._group.members.pop(self._id, None) is not None:
             self._group.rebalance()
         self.give(frozenset())
@@ -126,10 +128,14 @@ class Coordinator:
         self._clock = clock
         self._partitions_of = partitions_of
         self._groups: dict[tuple[str, str], _Group] = {}
-        self._joined = 0
 
-    def join(self, group: str, topic: str, store: OffsetStore) -> EmbeddedMember:
-        """A new member; it gets its partitions with its first heartbeat."""
+    def join(self, group: str, topic: str, number: int, store: OffsetStore) -> EmbeddedMember:
+        """A new member, with a number no other ever had; its first heartbeat gets it its partitions."""
         slot = self._groups.setdefault((group, topic), _Group(self._partitions_of(topic)))
-        self._joined += 1
-        return EmbeddedMember(slot, group, topic, self._joined, store, self._clock)
+        return EmbeddedMember(slot, group, topic, number, store, self._clock)
+
+    def close(self) -> None:
+        """Stop all heartbeats."""
+        for group in self._groups.values():
+            for heartbeat in group.heartbeats.values():
+                heartbeat.cancel()

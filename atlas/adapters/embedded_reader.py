@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from atlas.ports.log import Batch, Record, TopicPartition
@@ -11,6 +11,9 @@ from atlas.ports.log import Batch, Record, TopicPartition
 
 class Source(Protocol):
     """What a reader needs of the log."""
+
+    def check_open(self) -> None:
+        """Raises LogUnavailable once the log is closed."""
 
     def bounds(self, source: TopicPartition) -> tuple[int, int] | None:
         """Start and end offset, or None for an unknown topic."""
@@ -23,12 +26,13 @@ class Source(Protocol):
 
 
 class EmbeddedReader:
-    """Adapter of the `Reader` port. Not for use by two tasks at once."""
+    """Adapter of the `Reader` port. Only one task may poll it; any may assign."""
 
     def __init__(self, source: Source, on_close: Callable[[EmbeddedReader], None]) -> None:
         self._source = source
         self._on_close = on_close
         self._positions: dict[TopicPartition, int] = {}
+        #: Partitions that may have something to return; in turns, the next one first.
         self._ready: dict[TopicPartition, None] = {}
         self._wake = asyncio.Event()
 
@@ -51,6 +55,10 @@ class EmbeddedReader:
             self._ready[source] = None
             self._wake.set()
 
+    def wake(self) -> None:
+        """Called by the log: look again, whatever it is."""
+        self._wake.set()
+
     async def poll(self, records_max: int, timeout_s: float) -> list[Batch]:
         batches = await self._collect(records_max)
         if batches or timeout_s <= 0:
@@ -65,56 +73,48 @@ class EmbeddedReader:
         return batches
 
     async def _collect(self, records_max: int) -> list[Batch]:
+        """Read first, then advance all positions at once: a poll cancelled while it reads loses nothing.
+
+        What was read of a partition assigned anew meanwhile is dropped.
+        """
         self._wake.clear()
-        batches: list[Batch] = []
-        exhausted: list[TopicPartition] = []
+        self._source.check_open()
+        read: list[tuple[int, Batch]] = []
         for source in list(self._ready):
-            if records_max <= 0:
-                break
-            batch = await self._read(source, records_max)
-            if batch is None:
-                exhausted.append(source)
-            else:
-                batches.append(batch)
-                records_max -= len(batch.records)
-        self._move(batches, exhausted)
-        return batches
+            position = self._positions.get(source)
+            if records_max <= 0 or position is None:
+                continue
+            batch = await self._read(source, position, records_max)
+            read.append((position, batch))
+            records_max -= len(batch.records)
+        return [batch for position, batch in read if self._advance(position, batch)]
 
-    async def _read(self, source: TopicPartition, records_max: int) -> Batch | None:
-        bounds = self._source.bounds(source)
-        position = self._positions.get(source)
-        if bounds is None or position is None:
-            return None
-        start, end = bounds
-        gap_from = position if position < start else None
+    async def _read(self, source: TopicPartition, position: int, records_max: int) -> Batch:
+        start, end = self._source.bounds(source) or (position, position)
         offset = max(position, start)
-        if offset >= end:
-            return None if gap_from is None else Batch(source, (), offset, gap_from)
-        records = self._source.tail(source, offset, records_max)
-        if records is None:
-            records = await self._source.read_file(source, offset, records_max)
-        if records and records[0].offset > offset:  # trimmed while we read
-            gap_from = position
-        next_offset = records[-1].offset + 1 if records else offset
-        return Batch(source, records, next_offset, gap_from) if records or gap_from is not None else None
+        records: Sequence[Record] = ()
+        if offset < end:
+            in_memory = self._source.tail(source, offset, records_max)
+            if in_memory is None:
+                records = await self._source.read_file(source, offset, records_max)
+                start = (self._source.bounds(source) or (start, end))[0]  # trimmed while we read?
+            else:
+                records = in_memory
+        first = records[0].offset if records else max(offset, start)
+        next_offset = records[-1].offset + 1 if records else first
+        return Batch(source, records, next_offset, position if first > position else None)
 
-    def _move(self, batches: list[Batch], exhausted: list[TopicPartition]) -> None:
-        """Advance all positions at once, so that a cancelled poll loses nothing."""
-        for source in exhausted:
-            self._forget_if_done(source)
-        for batch in batches:
-            if batch.source in self._positions:
-                self._positions[batch.source] = batch.next_offset
-                self._ready.pop(batch.source, None)
-                self._ready[batch.source] = None  # to the back: partitions take turns
-                self._forget_if_done(batch.source)
-
-    def _forget_if_done(self, source: TopicPartition) -> None:
+    def _advance(self, position: int, batch: Batch) -> bool:
+        """Take note of what was read; False when there is nothing in it for the caller."""
+        source = batch.source
+        if self._positions.get(source) != position:
+            return False
         bounds = self._source.bounds(source)
-        if bounds is None or self._positions.get(source, bounds[1]) >= bounds[1]:
-            self._ready.pop(source, None)
+        self._positions[source] = batch.next_offset
+        self._ready.pop(source, None)
+        if bounds is not None and batch.next_offset < bounds[1]:
+            self._ready[source] = None  # to the back: partitions take turns
+        return batch.next_offset > position
 
     async def close(self) -> None:
         self._on_close(self)
-
-

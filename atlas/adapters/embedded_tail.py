@@ -7,18 +7,13 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
-from atlas.adapters.embedded_store import Committed
-from atlas.ports.log import NewRecord, Record, TopicPartition
+from atlas.adapters.embedded_batches import Committed
+from atlas.ports.log import Record, TopicPartition
 
 #: Bytes of record values kept over all partitions.
 TAIL_BYTES_MAX: Final = 8 * 1024 * 1024
 #: Charged for each record besides its value.
 _RECORD_OVERHEAD_BYTES: Final = 200
-
-
-def to_record(offset: int, timestamp_ms: int, record: NewRecord) -> Record:
-    """A record as readers get it."""
-    return Record(offset, timestamp_ms, record.value, record.key, record.headers)
 
 
 class Tail:
@@ -49,14 +44,16 @@ class Tail:
         if not runs or runs[0].base_offset > offset:
             return None
         first = len(runs)
-        while first and runs[first - 1].base_offset + len(runs[first - 1].records) > offset:
+        while first and runs[first - 1].next_offset > offset:
             first -= 1
         found: list[Record] = []
         for run in islice(runs, first, None):
             skip = max(0, offset - run.base_offset)
-            base = run.base_offset + skip
             wanted = run.records[skip : skip + records_max - len(found)]
-            found.extend(to_record(base + i, run.timestamp_ms, record) for i, record in enumerate(wanted))
+            found += [
+                Record(offset, run.timestamp_ms, record.value, record.key, record.headers)
+                for offset, record in enumerate(wanted, run.base_offset + skip)
+            ]
             if len(found) >= records_max:
                 break
         return found
