@@ -1,0 +1,150 @@
+"""A checked event becomes the record that is its acceptance, and the 202 that tells of it.
+
+Both are made of the same arguments here, before anything is appended, so that the response can be
+frozen in the same transaction as the record (design section 7). Pure: time, randomness and
+configuration are arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+import msgspec
+import orjson
+from msgspec import Struct
+
+from atlas.core.entities import Scope, Stream
+from atlas.core.facts import EventRecord, encode
+from atlas.core.ids import ENTROPY_BYTES, dedup_key, event_id
+from atlas.core.lifecycle import ACCEPTED, QUEUED
+from atlas.core.murmur2 import partition_for
+from atlas.core.requests import CheckedEvent
+from atlas.core.strict_json import payload_hash
+from atlas.core.timestamps import format_ms
+
+#: Keys that clients send: the header of a single POST, `idempotency_key` of a batch's item.
+SENT: Final = "sent"
+#: Keys that a batch's header gives its items. Apart, so that nobody's own `K/0` meets them.
+DERIVED: Final = "batch"
+
+#: The field of a batch's item that is no part of its payload: a single POST carries it in a header.
+KEY_FIELD: Final = "idempotency_key"
+
+
+class Key(NamedTuple):
+    """An idempotency key and the payload it was used with.
+
+    Attributes:
+        text: as responses and the record show it; a derived key shows as `K/i`.
+        dedup_key: 16 bytes naming it within workspace, environment and namespace.
+        payload_hash: equal for equal JSON values.
+    """
+
+    text: str
+    dedup_key: bytes
+    payload_hash: bytes
+
+
+class Acceptance(NamedTuple):
+    """What is appended, and answered once it is durable.
+
+    Attributes:
+        partition: the event's shard.
+        record_key: the bytes that chose it: the ordering key, or the event's id.
+        value: the event record.
+        response: the body of the 202.
+    """
+
+    partition: int
+    record_key: bytes
+    value: bytes
+    response: bytes
+
+
+class Circumstances(Struct, frozen=True, gc=False):
+    """What is the same for every event of one request.
+
+    Attributes:
+        received_ms: milliseconds since the epoch.
+        control_offset: the next control offset that the gateway would fold.
+        shards: partitions of every event topic.
+    """
+
+    received_ms: int
+    control_offset: int
+    shards: int
+
+
+def sent_key(scope: Scope, text: str, payload: Mapping[str, object]) -> Key:
+    """The key that a client sent with one event.
+
+    Args:
+        scope: workspace and environment.
+        text: the key.
+        payload: the whole request object, or a batch's item, whose `idempotency_key` does not count.
+    """
+    return Key(text, dedup_key(*scope, SENT, text), _hash(payload))
+
+
+def derived_key(scope: Scope, header: str, index: int, payload: Mapping[str, object]) -> Key:
+    """The key that a batch's header gives its item `index`, from 0 (API notes)."""
+    text = f"{header}/{index}"
+    return Key(text, dedup_key(*scope, DERIVED, text), _hash(payload))
+
+
+def accept(
+    event: CheckedEvent, stream: Stream, key: Key | None, entropy: Callable[[], bytes], now: Circumstances
+) -> Acceptance:
+    """Decide everything about an event that is about to be appended.
+
+    Args:
+        event: checked.
+        stream: the one it names; its default routes are the event's, for ever.
+        key: None for an event without an idempotency key.
+        entropy: gives 10 random bytes for the id; not asked when there is a key.
+        now: of the request.
+    """
+    identifier = event_id(now.received_ms, entropy() if key is None else key.dedup_key[:ENTROPY_BYTES])
+    record = EventRecord(
+        id=identifier,
+        workspace_id=stream.workspace_id,
+        environment=stream.environment,
+        stream=event.stream,
+        type=event.type,
+        occurred_at=event.occurred_at,
+        received_at=format_ms(now.received_ms),
+        data=msgspec.Raw(event.data_json),
+        actor=event.actor,
+        metadata=event.metadata,
+        ordering_key=event.ordering_key,
+        idempotency_key=None if key is None else key.text,
+        payload_hash=None if key is None else key.payload_hash.hex(),
+        routes=stream.default_routes,
+        control_offset=now.control_offset,
+    )
+    record_key = (event.ordering_key or identifier).encode()
+    return Acceptance(partition_for(record_key, now.shards), record_key, encode(record), _response(record))
+
+
+def _response(record: EventRecord) -> bytes:
+    """The body of the 202 (reference, "Send an event")."""
+    return orjson.dumps(
+        {
+            "id": record.id,
+            "object": "event",
+            "stream": record.stream,
+            "type": record.type,
+            "status": ACCEPTED,
+            "received_at": record.received_at,
+            "occurred_at": record.occurred_at,
+            "idempotency_key": record.idempotency_key,
+            "routes": [{"workflow_id": target, "status": QUEUED} for target in record.routes],
+        }
+    )
+
+
+def _hash(payload: Mapping[str, object]) -> bytes:
+    if KEY_FIELD in payload:
+        payload = {name: value for name, value in payload.items() if name != KEY_FIELD}
+    return payload_hash(payload)

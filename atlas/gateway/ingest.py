@@ -1,0 +1,230 @@
+"""`POST /v1/events` and `POST /v1/events/batch`: the hot path (reference, "Send an event"; API notes).
+
+A request is checked, its events become candidates, and one call of the acceptor decides and appends all of
+them; nothing is answered before that is durable (guarantee G1). Streams, routes and keys come from memory.
+The order of the checks: an event's form first, then its stream, and its idempotency key last, by the
+acceptor; only a 202 is ever kept under a key.
+
+A keyed event whose stream has been archived since is no new event: its retry still gets the stored
+response.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import orjson
+from msgspec import Struct
+
+from atlas.core import acceptance
+from atlas.core.acceptance import Circumstances, Key
+from atlas.core.entities import Scope, Stream
+from atlas.core.errors import ApiError, LogError, Unavailable
+from atlas.core.facts import EVENT_SCHEMA, SCHEMA_HEADER
+from atlas.core.limits import BATCH_IDEMPOTENCY_KEY_CHARS_MAX
+from atlas.core.requests import (
+    BatchEventIn,
+    BatchIn,
+    CheckedEvent,
+    EventIn,
+    check_event,
+    check_idempotency_key,
+    parse,
+)
+from atlas.gateway.call import Call, Reply, Services
+from atlas.gateway.parameters import refuse_parameters
+from atlas.gateway.replies import error_object
+from atlas.gateway.visible_streams import stream_not_found, visible_streams
+from atlas.ports.acceptor import Candidate, Outcome, Verdict
+from atlas.ports.log import NewRecord
+
+_HEADERS: Final = ((SCHEMA_HEADER, EVENT_SCHEMA),)
+_REPLAYED: Final = ((b"idempotent-replayed", b"true"),)
+_KEY_HEADER: Final = b"idempotency-key"
+_LOG_AWAY: Final = "The log cannot take events now. The same request may be sent again with the same key."
+
+
+class _Checked(Struct, frozen=True, gc=False):
+    """An event of good form; its stream is not yet looked up."""
+
+    event: CheckedEvent
+    key: Key | None
+
+
+class Ingest:
+    """The handlers of one process; they keep nothing between requests."""
+
+    def __init__(self, services: Services) -> None:
+        self._clock = services.clock
+        self._ids = services.ids
+        self._registry = services.registry
+        self._acceptor = services.acceptor
+        self._shards = services.log.shards
+        self._append_seconds = services.metrics.append_seconds
+        self._verdicts = {v: services.metrics.events.labels(v.value) for v in Verdict}
+        self._rejected = services.metrics.events.labels("rejected")
+
+    async def send(self, call: Call) -> Reply:
+        """`POST /v1/events`: 202 with the event.
+
+        Raises:
+            ApiError: 400, 404, 409, 503, and what reading the body raises.
+        """
+        body = await call.json()
+        try:
+            checked = _check_single(call, body)
+            name = checked.event.stream
+            stream = (await visible_streams(self._registry, call.principal, (name,))).get(name)
+            if stream is None:
+                raise stream_not_found(name)
+            if stream.archived_at_ms is None:
+                outcome = (await self._accept([self._candidate(checked, stream, self._now())]))[0]
+            else:
+                outcome = await self._accepted_before(checked)
+        except ApiError as refusal:
+            if refusal.status < 500:
+                self._rejected.inc()
+            raise
+        self._verdicts[outcome.verdict].inc()
+        if outcome.verdict is Verdict.APPENDED:
+            return Reply(202, outcome.response)
+        if outcome.verdict is Verdict.REPLAYED:
+            return Reply(202, outcome.response, _REPLAYED)
+        raise _duplicate()
+
+    async def send_batch(self, call: Call) -> Reply:
+        """`POST /v1/events/batch`: 202 with a result for each event, in the order sent.
+
+        Raises:
+            ApiError: 400 for the batch as a whole, 503, and what reading the body raises.
+        """
+        body = await call.json()
+        refuse_parameters(call)
+        raw = call.header(_KEY_HEADER)
+        header = None if raw is None else check_idempotency_key(raw, BATCH_IDEMPOTENCY_KEY_CHARS_MAX)
+        scope = call.principal.scope
+        checked = [_check_item(scope, header, index, item) for index, item in enumerate(_items(body))]
+        results = await self._decide(call, checked)
+        counts = Counter([result.verdict if isinstance(result, Outcome) else None for result in results])
+        for verdict, counter in self._verdicts.items():
+            counter.inc(counts[verdict])
+        self._rejected.inc(counts[None])
+        accepted = counts[Verdict.APPENDED] + counts[Verdict.REPLAYED]
+        replayed = _REPLAYED if accepted and not counts[Verdict.APPENDED] else ()
+        return Reply(202, _batch_body(results, accepted, call.request_id), replayed)
+
+    async def _decide(self, call: Call, checked: Sequence[_Checked | ApiError]) -> list[Outcome | ApiError]:
+        """What becomes of each event; all that are new go to the acceptor in one call."""
+        names = {item.event.stream for item in checked if isinstance(item, _Checked)}
+        streams = await visible_streams(self._registry, call.principal, names)
+        now = self._now()
+        decided: list[Candidate | Outcome | ApiError] = []
+        for item in checked:
+            if isinstance(item, ApiError):
+                decided.append(item)
+                continue
+            stream = streams.get(item.event.stream)
+            if stream is None:
+                decided.append(stream_not_found(item.event.stream))
+            elif stream.archived_at_ms is None:
+                decided.append(self._candidate(item, stream, now))
+            else:
+                decided.append(await self._accepted_before_or_not(item))
+        candidates = [item for item in decided if isinstance(item, Candidate)]
+        outcomes = iter(await self._accept(candidates) if candidates else ())
+        return [next(outcomes) if isinstance(item, Candidate) else item for item in decided]
+
+    def _now(self) -> Circumstances:
+        return Circumstances(self._clock.now_ms(), self._registry.position, self._shards)
+
+    def _candidate(self, checked: _Checked, stream: Stream, now: Circumstances) -> Candidate:
+        key = checked.key
+        accepted = acceptance.accept(checked.event, stream, key, self._ids.entropy80, now)
+        record = NewRecord(accepted.value, accepted.record_key, _HEADERS)
+        if key is None:
+            return Candidate(stream.topic, accepted.partition, record, accepted.response)
+        return Candidate(
+            stream.topic, accepted.partition, record, accepted.response, key.dedup_key, key.payload_hash
+        )
+
+    async def _accept(self, candidates: Sequence[Candidate]) -> list[Outcome]:
+        started_s = self._clock.monotonic_s()
+        try:
+            outcomes = await self._acceptor.accept(candidates)
+        except LogError as error:
+            raise Unavailable(_LOG_AWAY) from error
+        self._append_seconds.observe(self._clock.monotonic_s() - started_s)
+        return outcomes
+
+    async def _accepted_before(self, checked: _Checked) -> Outcome:
+        """The stored outcome of an event whose stream takes no new ones any more.
+
+        Raises:
+            ApiError: stream_not_found, when there is none.
+        """
+        key = checked.key
+        outcome = None if key is None else await self._acceptor.find(key.dedup_key, key.payload_hash)
+        if outcome is not None:
+            return outcome
+        raise stream_not_found(checked.event.stream)
+
+    async def _accepted_before_or_not(self, checked: _Checked) -> Outcome | ApiError:
+        try:
+            return await self._accepted_before(checked)
+        except ApiError as refusal:
+            return refusal
+
+
+def _check_single(call: Call, body: dict[str, Any]) -> _Checked:
+    refuse_parameters(call)
+    header = call.header(_KEY_HEADER)
+    text = None if header is None else check_idempotency_key(header)
+    event = check_event(parse(EventIn, body))
+    return _Checked(event, None if text is None else acceptance.sent_key(call.principal.scope, text, body))
+
+
+def _items(body: dict[str, Any]) -> list[Any]:
+    """The events of a batch, unchecked: only what is around them is held to the rules here.
+
+    They are left out of what `parse` sees, because it refuses a body for a NUL anywhere in it, and each
+    event answers for itself (and may hold one in `data`).
+    """
+    events = body.get("events")
+    parse(BatchIn, {**body, "events": [None] * len(events)} if isinstance(events, list) else body)
+    return body["events"]  # type: ignore[no-any-return]  # a list, or parse had raised
+
+
+def _check_item(scope: Scope, header: str | None, index: int, item: Any) -> _Checked | ApiError:
+    """One event of a batch, checked as a single POST of it would be: so are the fields in its error."""
+    try:
+        parsed = parse(BatchEventIn, item)
+        event = check_event(parsed)
+    except ApiError as refusal:
+        return refusal
+    if parsed.idempotency_key is not None:
+        return _Checked(event, acceptance.sent_key(scope, parsed.idempotency_key, item))
+    if header is not None:
+        return _Checked(event, acceptance.derived_key(scope, header, index, item))
+    return _Checked(event, None)
+
+
+def _batch_body(results: Iterable[Outcome | ApiError], accepted: int, request_id: str) -> bytes:
+    items = [
+        b'{"status":202,"event":%b}' % result.response
+        if isinstance(result, Outcome) and result.response
+        else _error_item(result, request_id)
+        for result in results
+    ]
+    head = b'{"object":"batch","accepted":%d,"rejected":%d,"data":[' % (accepted, len(items) - accepted)
+    return head + b",".join(items) + b"]}"
+
+
+def _error_item(result: Outcome | ApiError, request_id: str) -> bytes:
+    error = result if isinstance(result, ApiError) else _duplicate()
+    return orjson.dumps({"status": error.status, "error": error_object(error, request_id)})
+
+
+def _duplicate() -> ApiError:
+    return ApiError("duplicate_event", "The idempotency key was used with a different payload.")
