@@ -50,10 +50,12 @@ class Changes(Struct, frozen=True, kw_only=True):
     """One projector batch, applied in one transaction.
 
     Attributes:
-        events: new or changed events; each row and its routes are replaced whole.
-        attempts: new attempts.
+        events: new or changed events, the newest state of each. What comes from an event's record
+            never changes and is kept as it was first; its status and its routes are replaced.
+        attempts: new attempts; one that is there already is kept.
         trims: applied after the above.
-        epochs: newest claim seen, by shard.
+        advances: one for each partition at most.
+        epochs: newest claim seen, by shard; an older one than stored changes nothing.
     """
 
     events: Sequence[EventState] = ()
@@ -81,7 +83,10 @@ class Progress(Struct, frozen=True):
 
 
 class WaitingRoute(Struct, frozen=True):
-    """A route that an owner must take up again: a retry or a parked first attempt."""
+    """A route that an owner must take up again: a retry or a parked first attempt.
+
+    `due_at_ms` is 0 for a route that waits for nothing (`open_routes` and `open_below` only).
+    """
 
     workspace_id: str
     environment: str

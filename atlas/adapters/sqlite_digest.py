@@ -1,0 +1,109 @@
+"""A hash over every row of the SQLite read model that the log determines (guarantee G6).
+
+Rows go in key order, scopes and topics by name, so that neither the order of arrival nor numbers given
+on the way tell. Left out: the incarnation, positions (how far, not what), and when a record was
+quarantined, which is the time of the fold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+#: Rows hashed at once: one string of JSON in memory.
+CHUNK_ROWS: Final = 2_000
+
+
+class _Table(NamedTuple):
+    """`key` orders the rows of one scope, or of the whole table when there are no scopes in it."""
+
+    name: str
+    key: tuple[str, ...]
+    columns: str
+    scoped: bool = True
+
+
+_TOPIC: Final = "(SELECT topic FROM topics WHERE n = x.topic)"
+_TABLES: Final = (
+    _Table(
+        "events",
+        ("id",),
+        f"""x.id, x.stream, x.type, x.received_at_ms, x.occurred_at, x.idempotency_key, x.actor_json,
+        x.metadata_json, {_TOPIC}, x.partition, x.offset, x.status""",
+    ),
+    _Table(
+        "routes",
+        ("event_id", "position"),
+        f"""x.event_id, x.position, x.target, x.status, x.attempt, x.replay, x.completed_at_ms,
+        x.next_attempt_at_ms, x.error_code, x.error_message, x.due_at_ms, x.parked, {_TOPIC},
+        x.partition, x.offset""",
+    ),
+    _Table(
+        "attempts",
+        ("event_id", "partition", "offset"),
+        """x.event_id, x.partition, x.offset, x.target, x.attempt, x.replay, x.status, x.started_at_ms,
+        x.completed_at_ms, x.duration_ms, x.http_status, x.error_code, x.error_message, x.response_body,
+        x.next_attempt_at_ms, x.address""",
+    ),
+    _Table("terms", ("term", "id"), "x.term, x.id"),
+    _Table("epochs", ("shard",), "x.shard, x.epoch", scoped=False),
+    _Table("trims", ("topic", "partition"), "x.topic, x.partition, x.before_offset", scoped=False),
+    _Table(
+        "quarantine",
+        ("topic", "partition", "offset"),
+        "x.topic, x.partition, x.offset, x.reason",
+        scoped=False,
+    ),
+)
+
+
+def digest(connection: sqlite3.Connection) -> str:
+    """The hash, in hexadecimal, of one snapshot of the store."""
+    connection.execute("BEGIN")
+    try:
+        return _digest(connection)
+    finally:
+        if connection.in_transaction:  # an error may have ended it
+            connection.execute("ROLLBACK")
+
+
+def _digest(connection: sqlite3.Connection) -> str:
+    query = "SELECT n, workspace_id, environment FROM scopes ORDER BY workspace_id, environment"
+    scopes = connection.execute(query).fetchall()
+    whole = hashlib.sha256()
+    for table in _TABLES:
+        whole.update(f"\n{table.name}".encode())
+        for number, workspace_id, environment in scopes if table.scoped else [(None, "", "")]:
+            name = f"\n{workspace_id}/{environment}"
+            for rows in _chunks(connection, table, number):
+                whole.update(f"{name}\n{rows}".encode())
+    return whole.hexdigest()
+
+
+def _chunks(connection: sqlite3.Connection, table: _Table, scope: int | None) -> Iterator[str]:
+    """JSON of the rows, in key order; empty when there are none."""
+    key = ", ".join(table.key)
+    marks = ", ".join("?" * len(table.key))
+    where = "scope = ?" if table.scoped else "? IS NULL"
+    after: Sequence[object] = ()
+    while True:
+        bounds, parameters = where, [scope, *after]
+        if after:
+            bounds += f" AND ({key}) > ({marks})"
+        end = connection.execute(
+            f"SELECT {key} FROM {table.name} WHERE {bounds} ORDER BY {key} LIMIT 1 OFFSET {CHUNK_ROWS - 1}",  # noqa: S608  # constants of this module
+            parameters,
+        ).fetchone()
+        # The chunk ends where the key says, so that aggregation sees exactly these rows, in order.
+        [count, rows] = connection.execute(
+            f"""SELECT count(*), json_group_array(json_array({table.columns})) FROM
+            (SELECT * FROM {table.name} WHERE {bounds} ORDER BY {key} LIMIT {CHUNK_ROWS}) AS x""",  # noqa: S608  # constants of this module
+            parameters,
+        ).fetchone()
+        if count:
+            yield rows
+        if end is None:
+            return
+        after = end

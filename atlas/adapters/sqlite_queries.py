@@ -1,0 +1,232 @@
+"""Questions to the SQLite read model whose SQL does not depend on what is asked. Jobs that only read.
+
+Each answer comes as one row of JSON (see `sqlite_driver` for what a row costs), decoded straight into
+the port's types; and each is one statement, so what it holds is of one snapshot.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from atlas.adapters.sqlite_schema import OPEN
+from atlas.core.facts import LIFECYCLE_TOPIC
+from atlas.core.projection import AttemptState, EventState
+from atlas.ports.log import TopicPartition
+from atlas.ports.read_model import EventKey, Progress, Waiting
+
+decode_events = msgspec.json.Decoder(list[EventState]).decode
+_decode_attempts = msgspec.json.Decoder(list[AttemptState]).decode
+_decode_waiting = msgspec.json.Decoder(Waiting).decode
+
+Parameters = Mapping[str, object]
+
+
+def _object(fields: Iterable[str], **given: str) -> str:
+    """SQL for a JSON object of these columns; `given` maps further fields to SQL."""
+    columns = {name.rpartition(".")[2]: name for name in fields} | given
+    return "json_object(" + ", ".join(f"'{field}', {sql}" for field, sql in columns.items()) + ")"
+
+
+def event_object(workspace_id: str, environment: str, routes: str) -> str:
+    """SQL for an `EventState` of `events AS e` joined with `topics AS t`, given SQL for the rest."""
+    return _object(
+        (
+            "e.id",
+            "e.stream",
+            "e.type",
+            "e.received_at_ms",
+            "e.occurred_at",
+            "e.idempotency_key",
+            "e.actor_json",
+            "e.metadata_json",
+            "t.topic",
+            "e.partition",
+            "e.offset",
+            "e.status",
+        ),
+        workspace_id=workspace_id,
+        environment=environment,
+        routes=routes,
+    )
+
+
+_ROUTE_FIELDS: Final = (
+    "r.target",
+    "r.status",
+    "r.attempt",
+    "r.replay",
+    "r.completed_at_ms",
+    "r.next_attempt_at_ms",
+    "r.error_code",
+    "r.error_message",
+    "r.due_at_ms",
+)
+_ROUTE: Final = _object(_ROUTE_FIELDS, parked="json(CASE WHEN r.parked THEN 'true' ELSE 'false' END)")
+_ROUTES: Final = f"""json((SELECT json_group_array({_ROUTE}) FROM (SELECT * FROM routes
+    WHERE routes.scope = e.scope AND routes.event_id = e.id ORDER BY routes.position LIMIT -1) AS r))"""  # noqa: S608  # constants of this module
+_LOAD: Final = f"""SELECT json_group_array({event_object("s.workspace_id", "s.environment", _ROUTES)})
+    FROM json_each(:keys) AS k
+    CROSS JOIN scopes AS s ON s.workspace_id = json_extract(k.value, '$[0]')
+        AND s.environment = json_extract(k.value, '$[1]')
+    CROSS JOIN events AS e ON e.scope = s.n AND e.id = json_extract(k.value, '$[2]')
+    CROSS JOIN topics AS t ON t.n = e.topic"""  # noqa: S608  # constants of this module
+
+#: SQL for the number of the scope asked for; NULL, which equals nothing, when it has no events.
+SCOPE: Final = "(SELECT n FROM scopes WHERE workspace_id = :workspace_id AND environment = :environment)"
+
+_ATTEMPT_FIELDS: Final = (
+    "a.event_id",
+    "a.partition",
+    "a.offset",
+    "a.target",
+    "a.attempt",
+    "a.replay",
+    "a.status",
+    "a.started_at_ms",
+    "a.completed_at_ms",
+    "a.duration_ms",
+    "a.http_status",
+    "a.error_code",
+    "a.error_message",
+    "a.response_body",
+    "a.next_attempt_at_ms",
+    "a.address",
+)
+_ATTEMPT: Final = _object(_ATTEMPT_FIELDS, workspace_id=":workspace_id", environment=":environment")
+_ATTEMPTS: Final = f"""SELECT json_group_array({_ATTEMPT}) FROM (SELECT * FROM attempts
+    WHERE scope = {SCOPE} AND event_id = :event_id ORDER BY partition, offset LIMIT -1) AS a"""  # noqa: S608  # constants of this module
+
+_POSITIONS: Final = """SELECT json_group_array(json_array(p.topic, p.partition, p.next_offset))
+    FROM positions AS p"""
+_PROGRESS: Final = f"""SELECT json_array(
+    (SELECT incarnation FROM meta), json(({_POSITIONS})),
+    json((SELECT json_group_array(json_array(shard, epoch)) FROM epochs)),
+    json((SELECT json_group_array(json_array(topic, partition, before_offset)) FROM trims)))"""  # noqa: S608  # constants of this module
+
+
+def _ask(connection: sqlite3.Connection, sql: str, parameters: Parameters) -> Any:
+    [answer] = connection.execute(sql, parameters).fetchone()
+    return answer
+
+
+def load(connection: sqlite3.Connection, keys: Sequence[EventKey]) -> dict[EventKey, EventState]:
+    """The states of those events that are there."""
+    found = decode_events(_ask(connection, _LOAD, {"keys": orjson.dumps(keys).decode()}))
+    return {event.key: event for event in found}
+
+
+def attempts(connection: sqlite3.Connection, key: EventKey) -> list[AttemptState]:
+    """Every attempt of an event, oldest first."""
+    workspace_id, environment, event_id = key
+    parameters = {"workspace_id": workspace_id, "environment": environment, "event_id": event_id}
+    return _decode_attempts(_ask(connection, _ATTEMPTS, parameters))
+
+
+def positions(connection: sqlite3.Connection) -> dict[TopicPartition, int]:
+    """Next offset by partition."""
+    return _by_partition(orjson.loads(_ask(connection, _POSITIONS, {})))
+
+
+def progress(connection: sqlite3.Connection) -> Progress:
+    """Where the store stands."""
+    incarnation, reached, epochs, trimmed = orjson.loads(_ask(connection, _PROGRESS, {}))
+    return Progress(incarnation, _by_partition(reached), dict(epochs), _by_partition(trimmed))
+
+
+def _by_partition(rows: Iterable[tuple[str, int, int]]) -> dict[TopicPartition, int]:
+    return {TopicPartition(topic, partition): offset for topic, partition, offset in rows}
+
+
+# -- routes that wait or are open
+
+_WAITING_ROUTE: Final = _object(
+    (
+        "s.workspace_id",
+        "s.environment",
+        "r.event_id",
+        "t.topic",
+        "r.offset",
+        "r.target",
+        "r.attempt",
+        "r.replay",
+        "r.status",
+    ),
+    due_at_ms="coalesce(r.due_at_ms, 0)",
+)
+
+
+def _waiting(routes: str) -> str:
+    """SQL for a `Waiting` of the rows of `routes` that this selects, in its order."""
+    return f"""SELECT json_object(
+        'incarnation', (SELECT incarnation FROM meta),
+        'lifecycle_position', coalesce((SELECT next_offset FROM positions
+            WHERE topic = '{LIFECYCLE_TOPIC}' AND partition = :shard), 0),
+        'routes', json((SELECT json_group_array({_WAITING_ROUTE}) FROM
+            (SELECT routes.* FROM routes {routes} LIMIT :limit) AS r
+            CROSS JOIN scopes AS s ON s.n = r.scope CROSS JOIN topics AS t ON t.n = r.topic)))"""  # noqa: S608  # constants of this module
+
+
+WAITING_FOR: Final = _waiting(
+    f"""INDEXED BY routes_waiting WHERE partition = :shard AND scope = {SCOPE} AND target = :target
+    AND due_at_ms IS NOT NULL AND due_at_ms <= :until_ms ORDER BY due_at_ms, offset, event_id"""
+)
+UPCOMING: Final = _waiting(
+    """INDEXED BY routes_due WHERE partition = :shard AND due_at_ms IS NOT NULL
+    AND due_at_ms > :after_ms AND due_at_ms <= :until_ms AND status = 'retry_scheduled'
+    ORDER BY due_at_ms"""
+)
+OPEN_ROUTES: Final = _waiting(
+    f"""INDEXED BY routes_open WHERE partition = :shard AND scope = {SCOPE} AND target = :target
+    AND {OPEN} ORDER BY event_id"""
+)
+OPEN_BELOW: Final = _waiting(
+    f"""INDEXED BY routes_open WHERE partition = :shard AND {OPEN} AND offset < :before_offset
+    AND topic = (SELECT n FROM topics WHERE topics.topic = :topic) ORDER BY offset, position"""  # noqa: S608  # constants of this module
+)
+
+# 100,000 retries may wait for a handful of targets: step from target to target, not from row to row.
+_NEXT_TARGET: Final = """FROM routes INDEXED BY routes_waiting WHERE partition = :shard
+    AND due_at_ms IS NOT NULL AND (scope, target) > (w.scope, w.target) ORDER BY scope, target LIMIT 1"""
+_TARGETS_WAITING: Final = f"""WITH RECURSIVE w (scope, target) AS (
+    SELECT 0, '' UNION ALL
+    SELECT (SELECT scope {_NEXT_TARGET}), (SELECT target {_NEXT_TARGET}) FROM w WHERE w.scope IS NOT NULL)
+    SELECT json_group_array(json_array(s.workspace_id, s.environment, w.target))
+    FROM w CROSS JOIN scopes AS s ON s.n = w.scope
+    WHERE EXISTS (SELECT 1 FROM routes INDEXED BY routes_waiting WHERE partition = :shard
+        AND scope = w.scope AND target = w.target AND due_at_ms IS NOT NULL AND due_at_ms <= :until_ms)"""  # noqa: S608  # constants of this module
+_OLDEST_DUE: Final = """WITH RECURSIVE shards (shard) AS (
+    SELECT min(partition) FROM routes INDEXED BY routes_due WHERE due_at_ms IS NOT NULL UNION ALL
+    SELECT (SELECT min(partition) FROM routes INDEXED BY routes_due
+        WHERE due_at_ms IS NOT NULL AND partition > shard) FROM shards WHERE shard IS NOT NULL)
+    SELECT min((SELECT min(due_at_ms) FROM routes INDEXED BY routes_due
+        WHERE partition = shard AND due_at_ms IS NOT NULL)) FROM shards"""
+
+
+def waiting(connection: sqlite3.Connection, sql: str, parameters: Parameters) -> Waiting:
+    """One of the four questions above."""
+    return _decode_waiting(_ask(connection, sql, parameters))
+
+
+def targets_waiting(connection: sqlite3.Connection, shard: int, until_ms: int) -> set[tuple[str, str, str]]:
+    """(workspace, environment, target) of those with routes due by then."""
+    found = _ask(connection, _TARGETS_WAITING, {"shard": shard, "until_ms": until_ms})
+    return {tuple(row) for row in orjson.loads(found)}
+
+
+def oldest_due_ms(connection: sqlite3.Connection) -> int | None:
+    """When the route that has waited longest was, or will be, due."""
+    due_ms: int | None = _ask(connection, _OLDEST_DUE, {})
+    return due_ms
+
+
+def counts(connection: sqlite3.Connection) -> dict[str, int]:
+    """Rows by table."""
+    tables = ("events", "routes", "attempts", "terms", "quarantine")
+    columns = ", ".join(f"'{table}', (SELECT count(*) FROM {table})" for table in tables)  # noqa: S608  # constants of this module
+    rows: dict[str, int] = orjson.loads(_ask(connection, f"SELECT json_object({columns})", {}))
+    return rows

@@ -1,0 +1,248 @@
+"""The read model in SQLite: adapter of the `ReadModel` port.
+
+On a file it uses aiosqlite's threads; in memory it runs inline on the event loop, with no thread, and so
+in virtual time. The file is derived data: one that is damaged, or whose tables are of another version,
+is deleted and made anew under a new incarnation, and the projector folds the log into it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from atlas.adapters import sqlite_digest, sqlite_queries
+from atlas.adapters.sqlite_driver import (
+    WRITE_TIMEOUT_S,
+    AiosqliteDriver,
+    InlineDriver,
+    SqliteDriver,
+    StoreCorrupt,
+    corruption_marker,
+)
+from atlas.adapters.sqlite_pages import page_of_events
+from atlas.adapters.sqlite_writes import BatchWriter, UnknownSchema, ensure_schema
+from atlas.core.projection import AttemptState, EventState
+from atlas.ports.log import TopicPartition
+from atlas.ports.read_model import Changes, EventKey, EventQuery, Progress, Scope, Waiting
+
+#: How often `wait_past` looks for what another process has applied.
+POLL_S: Final = 0.025
+#: A trim of very many events takes a minute (about 50 us each).
+TRIM_TIMEOUT_S: Final = 300.0
+#: The digest and the counts read every row.
+WHOLE_STORE_TIMEOUT_S: Final = 600.0
+_INCARNATION_BYTES: Final = 16
+
+
+class SqliteReadModel:
+    """See the port. Make one with `open_read_model`.
+
+    Attributes:
+        made_anew: why the file that was there had to go; None when it was kept, or there was none.
+    """
+
+    def __init__(self, driver: SqliteDriver, made_anew: str | None = None) -> None:
+        self.made_anew = made_anew
+        self._driver = driver
+        self._writer = BatchWriter()
+        self._reached: dict[TopicPartition, int] = {}
+        self._applied = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+
+    async def progress(self) -> Progress:
+        """See the port."""
+        return await self._driver.read(sqlite_queries.progress)
+
+    async def load(self, keys: Sequence[EventKey]) -> dict[EventKey, EventState]:
+        """See the port."""
+        return await self._driver.read(lambda connection: sqlite_queries.load(connection, keys))
+
+    async def apply(self, changes: Changes) -> None:
+        """See the port."""
+        writer, timeout_s = self._writer, TRIM_TIMEOUT_S if changes.trims else WRITE_TIMEOUT_S
+        try:
+            await self._driver.write(lambda connection: writer.apply(connection, changes), timeout_s)
+        except BaseException:
+            writer.forget()
+            raise
+        self._reach({advance.source: advance.next_offset for advance in changes.advances})
+        self._applied.set()
+        self._applied = asyncio.Event()
+
+    async def get(self, key: EventKey) -> EventState | None:
+        """See the port."""
+        return (await self.load([key])).get(key)
+
+    async def attempts(self, key: EventKey) -> builtins.list[AttemptState]:
+        """See the port."""
+        return await self._driver.read(lambda connection: sqlite_queries.attempts(connection, key))
+
+    async def list(self, query: EventQuery) -> builtins.list[EventState]:
+        """See the port; `routes` are left empty."""
+        return await self._driver.read(lambda connection: page_of_events(connection, query))
+
+    # -- waiting for the projection
+
+    async def wait_past(self, positions: Mapping[TopicPartition, int], timeout_s: float) -> bool:
+        """See the port. Batches applied through this object wake at once; others within `POLL_S`."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        while not self._has_reached(positions):
+            applied = self._applied
+            await self._look()
+            if self._has_reached(positions):
+                break
+            left_s = deadline_s - loop.time()
+            if left_s <= 0:
+                return False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left_s, POLL_S)):
+                    await applied.wait()
+        return True
+
+    def _has_reached(self, positions: Mapping[TopicPartition, int]) -> bool:
+        return all(self._reached.get(source, 0) >= offset for source, offset in positions.items())
+
+    def _reach(self, positions: Mapping[TopicPartition, int]) -> None:
+        for source, offset in positions.items():
+            self._reached[source] = max(offset, self._reached.get(source, 0))
+
+    async def _look(self) -> None:
+        """Read the positions; all who wait share one reading."""
+        if self._looking is None:
+            self._looking = asyncio.ensure_future(self._read_positions())
+            self._looking.add_done_callback(self._looked)
+        await asyncio.shield(self._looking)
+
+    async def _read_positions(self) -> None:
+        self._reach(await self._driver.read(sqlite_queries.positions))
+
+    def _looked(self, looking: asyncio.Task[None]) -> None:
+        self._looking = None
+        if not looking.cancelled():
+            looking.exception()  # those who wait get it; perhaps nobody waits any more
+
+    # -- routes that wait or are open
+
+    async def waiting_for(self, shard: int, scope: Scope, target: str, until_ms: int, limit: int) -> Waiting:
+        """See the port."""
+        return await self._waiting(
+            sqlite_queries.WAITING_FOR,
+            limit,
+            shard=shard,
+            workspace_id=scope[0],
+            environment=scope[1],
+            target=target,
+            until_ms=until_ms,
+        )
+
+    async def upcoming(self, shard: int, after_ms: int, until_ms: int, limit: int) -> Waiting:
+        """See the port."""
+        return await self._waiting(
+            sqlite_queries.UPCOMING, limit, shard=shard, after_ms=after_ms, until_ms=until_ms
+        )
+
+    async def targets_waiting(self, shard: int, until_ms: int) -> set[tuple[str, str, str]]:
+        """See the port."""
+        return await self._driver.read(
+            lambda connection: sqlite_queries.targets_waiting(connection, shard, until_ms)
+        )
+
+    async def open_routes(self, shard: int, scope: Scope, target: str, limit: int) -> Waiting:
+        """See the port."""
+        return await self._waiting(
+            sqlite_queries.OPEN_ROUTES,
+            limit,
+            shard=shard,
+            workspace_id=scope[0],
+            environment=scope[1],
+            target=target,
+        )
+
+    async def open_below(self, source: TopicPartition, before_offset: int, limit: int) -> Waiting:
+        """See the port."""
+        return await self._waiting(
+            sqlite_queries.OPEN_BELOW,
+            limit,
+            shard=source.partition,
+            topic=source.topic,
+            before_offset=before_offset,
+        )
+
+    async def _waiting(self, sql: str, limit: int, **parameters: object) -> Waiting:
+        # A negative LIMIT is none at all to SQLite.
+        asked = {**parameters, "limit": max(0, limit)}
+        return await self._driver.read(lambda connection: sqlite_queries.waiting(connection, sql, asked))
+
+    async def oldest_overdue_ms(self, now_ms: int) -> int:
+        """See the port."""
+        due_ms = await self._driver.read(sqlite_queries.oldest_due_ms)
+        return 0 if due_ms is None else max(0, now_ms - due_ms)
+
+    # -- the store as a whole
+
+    async def counts(self) -> dict[str, int]:
+        """See the port. Reads an index of every table: for now and then."""
+        return await self._driver.read(sqlite_queries.counts, WHOLE_STORE_TIMEOUT_S)
+
+    async def digest(self) -> str:
+        """See the port."""
+        return await self._driver.read(sqlite_digest.digest, WHOLE_STORE_TIMEOUT_S)
+
+    async def close(self) -> None:
+        """See the port."""
+        await self._driver.close()
+
+
+async def open_read_model(
+    path: Path | None, *, entropy: Callable[[int], bytes] = os.urandom, inline: bool = False
+) -> SqliteReadModel:
+    """Open the read model, made anew when it has to be.
+
+    Args:
+        path: the file; None keeps everything in memory, with no thread.
+        entropy: n -> n random bytes, for the incarnation.
+        inline: no thread for a file either.
+
+    Raises:
+        StoreUnavailable: the file cannot be opened now.
+    """
+    incarnation = entropy(_INCARNATION_BYTES).hex()
+    if path is None:
+        return SqliteReadModel(await _open(None, incarnation, inline=True))
+    if _marked_corrupt(path):
+        reason = "found damaged while it was open"
+    else:
+        try:
+            return SqliteReadModel(await _open(path, incarnation, inline))
+        except (StoreCorrupt, UnknownSchema) as error:
+            reason = str(error)
+    _discard(path)
+    return SqliteReadModel(await _open(path, incarnation, inline), made_anew=reason)
+
+
+async def _open(path: Path | None, incarnation: str, inline: bool) -> SqliteDriver:
+    driver: SqliteDriver
+    driver = InlineDriver(path) if path is None or inline else await AiosqliteDriver.connect(path)
+    try:
+        await driver.write(lambda connection: ensure_schema(connection, incarnation))
+    except BaseException:
+        await driver.close()
+        raise
+    return driver
+
+
+def _marked_corrupt(path: Path) -> bool:
+    return corruption_marker(path).exists()
+
+
+def _discard(path: Path) -> None:
+    # The database first: a WAL without it is ignored, it without its WAL would be older than it was.
+    for leftover in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+        leftover.unlink(missing_ok=True)
+    corruption_marker(path).unlink(missing_ok=True)

@@ -1,0 +1,361 @@
+"""What is particular to the SQLite read model: its file, its threads, its query plans."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from atlas.adapters import sqlite_pages, sqlite_queries, sqlite_writes
+from atlas.adapters.sqlite_driver import AiosqliteDriver, InlineDriver, SqliteDriver, corruption_marker
+from atlas.adapters.sqlite_read_model import SqliteReadModel, open_read_model
+from atlas.adapters.sqlite_schema import SCHEMA_VERSION
+from atlas.core.errors import StoreUnavailable
+from atlas.ports.read_model import Changes, Trim
+from tests.conformance.read_model_samples import (
+    NOW_MS,
+    attempt,
+    changes,
+    delivered,
+    event,
+    everything,
+    lifecycle,
+    opened,
+    retrying,
+    source_of,
+)
+
+
+def put(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def spoil(path: Path) -> None:
+    """Damage all but the first page, which holds the header."""
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xa5" * (len(content) - 4096))
+
+
+BOTH = pytest.mark.parametrize("threads", [False, True])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "read_model.db"
+
+
+# -- the file
+
+
+@BOTH
+async def test_a_file_is_kept_as_it_was(path: Path, threads: bool) -> None:
+    async with opened(path, threads=threads) as store:
+        await store.apply(changes([event(1, delivered())]))
+        before = await store.progress(), await store.digest()
+    async with opened(path, threads=threads) as store:
+        assert store.made_anew is None
+        assert (await store.progress(), await store.digest()) == before
+        await store.apply(changes([event(2)], 1))
+
+
+async def test_every_new_store_is_another_incarnation(path: Path) -> None:
+    async with opened(path) as one, opened(None) as other:
+        assert (await one.progress()).incarnation != (await other.progress()).incarnation
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "rubbish", [b"not a database at all" * 100, b"SQLite format 3\x00" + b"\xff" * 9_000]
+)
+async def test_a_damaged_file_is_made_anew(path: Path, threads: bool, rubbish: bytes) -> None:
+    put(path, rubbish)
+    put(path.with_name(path.name + "-wal"), rubbish)
+    async with opened(path, threads=threads) as store:
+        assert store.made_anew
+        assert (await store.progress()).positions == {}
+        await store.apply(changes([event(1)]))
+    async with opened(path, threads=threads) as store:
+        assert store.made_anew is None
+        assert await store.get(event(1).key) == event(1)
+
+
+@BOTH
+@pytest.mark.parametrize("version", [0, SCHEMA_VERSION ^ 2])
+async def test_a_file_of_another_version_is_made_anew(path: Path, threads: bool, version: int) -> None:
+    async with opened(path, threads=threads) as store:
+        await store.apply(changes([event(1)]))
+        incarnation = (await store.progress()).incarnation
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+    async with opened(path, threads=threads) as store:
+        assert store.made_anew == f"schema version {version}, not {SCHEMA_VERSION}"
+        progress = await store.progress()
+        assert progress.positions == {}
+        assert progress.incarnation != incarnation
+
+
+@BOTH
+async def test_damage_found_while_open_makes_the_file_anew_at_the_next_start(
+    path: Path, threads: bool
+) -> None:
+    async with opened(path, threads=threads) as store:
+        await store.apply(changes([event(number, delivered()) for number in range(500)]))
+    spoil(path)
+    store = await open_read_model(path, inline=not threads)
+    assert store.made_anew is None
+    with pytest.raises(StoreUnavailable):
+        await store.digest()
+    await store.close()
+    assert corruption_marker(path).exists()
+    async with opened(path, threads=threads) as store:
+        assert store.made_anew
+        assert not corruption_marker(path).exists()
+        assert await store.get(event(1).key) is None
+
+
+@BOTH
+async def test_a_path_that_cannot_be_opened_is_unavailable_and_left_alone(
+    tmp_path: Path, threads: bool
+) -> None:
+    with pytest.raises(StoreUnavailable):  # a directory
+        await open_read_model(tmp_path, inline=not threads)
+
+
+@BOTH
+async def test_a_full_disk_refuses_batches_until_there_is_room(path: Path, threads: bool) -> None:
+    def limit_pages(connection: sqlite3.Connection) -> None:
+        [pages] = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+
+    async with opened(path, threads=threads) as store:
+        await store.apply(changes([event(1)]))
+        await store._driver.write(limit_pages)
+        before = await store.progress(), await store.digest()
+        many = [event(number, delivered(), scope=("ws_new", "live")) for number in range(2_000)]
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                await store.apply(changes(many, 1))
+        assert (await store.progress(), await store.digest()) == before
+        await store._driver.write(lambda connection: connection.execute("PRAGMA max_page_count = 1000000"))
+        await store.apply(changes(many, 1))
+        assert await store.get(many[-1].key) == many[-1]
+
+
+@BOTH
+async def test_a_writer_elsewhere_is_waited_for_within_bounds(
+    path: Path, threads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atlas.adapters.sqlite_driver.BUSY_TIMEOUT_S", 0.05)
+    async with opened(path, threads=threads) as store:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable, match="locked"):
+            await store.apply(changes([event(1)]))
+        assert await store.get(event(1).key) is None  # readers do not wait
+        other.execute("ROLLBACK")
+        other.close()
+        await store.apply(changes([event(1)]))
+
+
+# -- threads
+
+
+async def test_a_job_past_its_deadline_is_cut_short_and_rolled_back(path: Path) -> None:
+    def count_for_ever(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO epochs VALUES (9, 9)")
+        connection.execute(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+        ).fetchone()
+
+    async with opened(path, threads=True) as store:
+        for run in (store._driver.write, store._driver.read):
+            with pytest.raises(StoreUnavailable):
+                await run(count_for_ever, 0.02)
+        assert (await store.progress()).epochs == {}
+        await store.apply(changes([event(1)]))
+
+
+async def test_a_job_whose_caller_left_before_it_began_never_begins(path: Path) -> None:
+    held = threading.Event()
+    ran: list[object] = []
+    async with opened(path, threads=True) as store:
+        first = asyncio.ensure_future(store._driver.write(lambda _: held.wait(10)))
+        second = asyncio.ensure_future(store._driver.write(ran.append))
+        await asyncio.sleep(0)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        held.set()
+        await first
+        await store._driver.write(lambda _: None)
+        assert ran == []
+
+
+async def test_readers_see_only_what_is_committed(path: Path) -> None:
+    written, look = threading.Event(), threading.Event()
+
+    def slowly(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO epochs VALUES (1, 5)")
+        written.set()
+        assert look.wait(10)
+
+    async with opened(path, threads=True) as store:
+        write = asyncio.ensure_future(store._driver.write(slowly))
+        assert await asyncio.to_thread(written.wait, 10)
+        assert (await store.progress()).epochs == {}
+        look.set()
+        await write
+        assert (await store.progress()).epochs == {1: 5}
+
+
+@pytest.mark.parametrize("driver_type", [AiosqliteDriver, InlineDriver])
+async def test_errors_of_a_job_pass_and_roll_back(path: Path, driver_type: type[SqliteDriver]) -> None:
+    driver = InlineDriver(path) if driver_type is InlineDriver else await AiosqliteDriver.connect(path)
+
+    def failing(connection: sqlite3.Connection) -> None:
+        connection.execute("CREATE TABLE t (a)")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await driver.write(failing)
+    with pytest.raises(StoreUnavailable, match="no such table"):
+        await driver.read(lambda connection: connection.execute("SELECT * FROM t"))
+    await driver.close()
+
+
+# -- how it finds things
+
+
+async def plan_of(store: SqliteReadModel, sql: str, parameters: object) -> list[str]:
+    def explain(connection: sqlite3.Connection) -> list[str]:
+        return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]  # type: ignore[arg-type]  # a mapping or a sequence
+
+    return await store._driver.read(explain)
+
+
+@pytest.mark.parametrize("streams", [1, 2, 16, 17])
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {},
+        {"type": "order.paid"},
+        {"status": "delivered"},
+        {"status": "failed"},
+        {"workflow_id": "wf_a"},
+        {"route_status": "delivered"},
+        {"workflow_id": "wf_a", "route_status": "failed"},
+        {"actor_id": "u"},
+        {"tenant_id": "t"},
+        {"idempotency_key": "k"},
+        {"metadata": {"k": "v"}},
+        {"metadata": {"k": "v", "l": "w"}, "type": "order.paid", "workflow_id": "wf_a", "status": "failed"},
+        {"received_from_ms": NOW_MS, "received_before_ms": NOW_MS + 9},
+    ],
+)
+async def test_no_page_scans_or_sorts_a_table(streams: int, filters: dict[str, object]) -> None:
+    async with opened(None) as store:
+        visible = {f"stream-{number}": 0 for number in range(streams)}
+        query = replace(everything(), visible_after_ms=visible, after_id=event(1).id, **filters)
+        page = sqlite_pages.Page(query, timed_ids=True)
+        walks = len(page._filters) + bool(page._streams)
+        for shortest in range(max(1, walks)):
+            counts = [0 if number == shortest else 9 for number in range(walks)]
+            sql, parameters = page.sql(counts), {**page.parameters, "visible": "{}"}
+            plan = await plan_of(store, sql, parameters)
+            merges = shortest == len(page._filters) and streams in range(2, 17)
+            for step in plan:
+                assert not step.startswith("SCAN") or is_small(step), plan
+                assert "TEMP B-TREE" not in step or merges, plan
+
+
+def is_small(step: str) -> bool:
+    """A scan of what is no table: JSON given, one page, the streams that are visible, one constant row."""
+    words = step.split()
+    return words[1] in {"e", "json_each", "visible", "CONSTANT"} or words[1].startswith("(")
+
+
+@pytest.mark.parametrize(
+    ("sql", "key", "sorts"),
+    [
+        (sqlite_queries.WAITING_FOR, "partition=? AND scope=? AND target=? AND due_at_ms>?", False),
+        (sqlite_queries.UPCOMING, "partition=? AND due_at_ms>? AND due_at_ms<?", False),
+        (sqlite_queries.OPEN_ROUTES, "partition=? AND scope=? AND target=?", False),
+        (sqlite_queries.OPEN_BELOW, "partition=?", True),  # all that is open in the shard
+        (sqlite_queries._TARGETS_WAITING, "partition=? AND (scope,target)>(?,?)", False),
+        (sqlite_queries._OLDEST_DUE, "partition=? AND due_at_ms>?", False),
+        (sqlite_queries._LOAD, "scope=? AND event_id=?", False),
+        (sqlite_queries._ATTEMPTS, "scope=? AND event_id=?", False),
+    ],
+)
+async def test_every_question_goes_straight_to_its_rows(sql: str, key: str, sorts: bool) -> None:
+    names = ("shard", "workspace_id", "environment", "target", "until_ms", "after_ms", "limit", "topic")
+    asked = dict.fromkeys((*names, "before_offset", "event_id", "keys"), 0)
+    async with opened(None) as store:
+        plan = await plan_of(store, sql, asked)
+    tables = [step for step in plan if step.startswith(("SEARCH routes", "SEARCH attempts"))]
+    assert any(f"({key}" in step for step in tables), plan
+    assert not any(step.startswith(("SCAN routes", "SCAN attempts", "SCAN events")) for step in plan), plan
+    assert any("TEMP B-TREE" in step for step in plan) == sorts, plan
+
+
+@pytest.mark.parametrize(
+    ("sql", "search"),
+    list(
+        zip(
+            (*sqlite_writes._DELETES, sqlite_writes._DELETE_EVENTS),
+            (
+                "SEARCH terms USING PRIMARY KEY (scope=? AND term=? AND id=?)",
+                "SEARCH attempts USING PRIMARY KEY (scope=? AND event_id=?)",
+                "SEARCH routes USING PRIMARY KEY (scope=? AND event_id=?)",
+                "SEARCH events USING INDEX events_by_position (topic=? AND partition=? AND offset<?)",
+            ),
+            strict=True,
+        )
+    ),
+)
+async def test_a_trim_goes_straight_to_what_it_deletes(sql: str, search: str) -> None:
+    async with opened(None) as store:
+        plan = await plan_of(store, sql, {"topic": "t", "partition": 0, "step": 9, "scope": 1})
+        assert search in [step.replace("COVERING ", "") for step in plan], plan
+
+
+async def test_a_trim_larger_than_one_step_takes_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = [event(number, retrying(NOW_MS), metadata={"k": "v"}) for number in range(12)]
+    monkeypatch.setattr(sqlite_writes, "_STEP", sqlite_writes._STEP.replace("OFFSET 5000", "OFFSET 3"))
+    async with opened(None) as store:
+        made = [attempt(state, 1, state.offset) for state in batch]
+        await store.apply(Changes(events=batch, attempts=made))
+        await store.apply(Changes(trims=[Trim(source_of(batch[0]), 11, NOW_MS + 11)]))
+        assert await store.counts() == {"events": 1, "routes": 1, "attempts": 1, "terms": 3, "quarantine": 0}
+        assert (await store.waiting_for(0, ("ws_acme", "live"), "wf_billing", NOW_MS, 99)).routes[
+            0
+        ].offset == 11
+        assert (await store.upcoming(0, 0, NOW_MS, 99)).lifecycle_position == 0
+        assert not await store.wait_past({lifecycle(0): 1}, 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"),
+    [
+        (0, []),
+        (1, [1]),
+        (2, [1, 1]),
+        (3, [1, 1, 1]),
+        (4, [8]),
+        (8, [8]),
+        (9, [8, 1]),
+        (63, [32, 32]),
+        (64, [128]),
+        (500, [512]),
+        (512, [512]),
+        (513, [512, 1]),
+        (2_000, [512, 512, 512, 512]),
+    ],
+)
+def test_rows_go_in_few_statements_of_few_sizes(rows: int, sizes: list[int]) -> None:
+    assert list(sqlite_writes._chunks(rows)) == sizes
