@@ -15,7 +15,7 @@ from atlas.core.errors import StaleWriter
 from atlas.ports.clock import Clock
 
 SESSION_TIMEOUT_S: Final = 10.0
-_BEATS_PER_SESSION: Final = 10
+BEAT_EVERY_S: Final = 2.0
 
 
 class OffsetStore(Protocol):
@@ -111,7 +111,7 @@ class EmbeddedMember:
                     self._assignment = frozenset()
                     self._group.members[self._id] = self
                     self._group.rebalance()
-            await asyncio.sleep(SESSION_TIMEOUT_S / _BEATS_PER_SESSION)
+            await asyncio.sleep(BEAT_EVERY_S)
 
     def _expel_silent(self) -> None:
         silent = [m for m in self._group.members.values() if m.heartbeat_age_s() > SESSION_TIMEOUT_S]

@@ -22,6 +22,8 @@ from atlas.ports.log import TopicPartition
 #: What one step of `delete_step` drops, at most (and one row of any size): some milliseconds of work.
 DELETE_BYTES_MAX: Final = 1024 * 1024
 DELETE_ROWS_MAX: Final = 256
+#: Room that `probe` asks for.
+PROBE_BYTES: Final = 64 * 1024
 
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
 _PRAGMAS: Final = (
@@ -205,8 +207,13 @@ class EmbeddedStore:
         return self._transaction(lambda: int(self._db.execute(sql).fetchall()[0][0]))
 
     def probe(self) -> None:
-        """Commit something, to prove that a commit works."""
-        self._transaction(lambda: self._set_meta("probed_at_ms", self._now_ms()))
+        """Commit a record's worth of new pages and their release, to prove that an append would work."""
+
+        def work() -> None:
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('probe', zeroblob(?))", (PROBE_BYTES,))
+            self._set_meta("probe", self._now_ms())
+
+        self._transaction(work)
 
     def close(self) -> None:
         """Checkpoint and close."""

@@ -61,6 +61,7 @@ class Writer:
         self._deadlines: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._sweeping = False
         self._closed = False
+        self._turn_due = False
         self._thread: threading.Thread | None = None
         if threads:
             self._thread = threading.Thread(target=self._run, name="atlas-log-write", daemon=True)
@@ -111,7 +112,12 @@ class Writer:
             self._sweeping = True
             self._loop.call_later(_SWEEP_S, self._sweep)
         self._queue.put(item)
-        if self._thread is None:
+        self._call_turn()
+
+    def _call_turn(self) -> None:
+        """Inline: once however much is asked for, so that what an answer leads to comes first."""
+        if self._thread is None and not self._turn_due:
+            self._turn_due = True
             self._loop.call_soon(self._turn)
 
     def _sweep(self) -> None:
@@ -157,6 +163,7 @@ class Writer:
 
     def _turn(self) -> bool:
         """Inline: one group and one task. Returns whether there was anything to do."""
+        self._turn_due = False
         requests: list[_Request] = []
         while not self._queue.empty():
             if (item := self._queue.get()) is not None:
@@ -164,7 +171,7 @@ class Writer:
         worked = bool(requests or self._tasks)
         self._write(requests, self._settle)
         if self._tasks and not self._closed:
-            self._loop.call_soon(self._turn)
+            self._call_turn()
         return worked
 
     def _sort(self, item: _Item, requests: list[_Request]) -> None:
