@@ -12,6 +12,7 @@ from atlas.core.control import Decision
 from atlas.core.entities import Workflow
 from atlas.core.facts import LIFECYCLE_TOPIC
 from atlas.ports.log import Member
+from atlas.runtime.engine import Engine
 from atlas.runtime.shard_owner import GROUP, ClaimLost, OwnerServices, ShardOwner
 from atlas.runtime.supervisor import describe
 
@@ -47,6 +48,11 @@ class Deliverer:
             self._services.registry.unsubscribe(self._folded)
             await self._end(list(self._tasks))
             await member.leave()
+
+    @property
+    def engine(self) -> Engine:
+        """The lanes of this process."""
+        return self._services.engine
 
     def owners(self) -> list[ShardOwner]:
         """The shards owned now."""

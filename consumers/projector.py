@@ -38,7 +38,7 @@ GROUP: Final = "atlas-projector"
 RECORDS_MAX: Final = 2_000
 #: Open events kept in memory, so that their facts need no look-up.
 CACHE_EVENTS_MAX: Final = 4_000
-_POLL_S: Final = 1.0
+_POLL_S: Final = 60.0
 _COMMIT_EVERY_S: Final = 1.0
 _STALLED_S: Final = 0.02
 
@@ -110,11 +110,25 @@ class Projector:
         """Project for ever the shards that the group gives this member."""
         member = await self._log.join(GROUP, LIFECYCLE_TOPIC)
         try:
+            shards: frozenset[int] = frozenset()
             while True:
-                shards = member.assignment() or await member.assignment_changed(frozenset())
-                await self._project(member, shards)
+                shards = await self._project_while_held(member, shards)
         finally:
             await member.leave()
+
+    async def _project_while_held(self, member: Member, shards: frozenset[int]) -> frozenset[int]:
+        """Project these shards until the assignment is another one; returns that."""
+        changed = asyncio.ensure_future(member.assignment_changed(shards))
+        projecting = asyncio.ensure_future(self._project(member, shards) if shards else changed)
+        try:
+            await asyncio.wait({changed, projecting}, return_when=asyncio.FIRST_COMPLETED)
+            if projecting.done() and projecting is not changed:
+                projecting.result()
+            return await changed
+        finally:
+            changed.cancel()
+            projecting.cancel()
+            await asyncio.gather(changed, projecting, return_exceptions=True)
 
     async def _project(self, member: Member, shards: frozenset[int]) -> None:
         progress = await self._read_model.progress()
@@ -135,14 +149,15 @@ class Projector:
             await reader.close()
 
     async def _project_from(self, reader: Reader, member: Member, shards: frozenset[int]) -> None:
-        committed_s = self._clock.monotonic_s()
-        while member.assignment() == shards:
-            batches = await reader.poll(RECORDS_MAX, _POLL_S)
+        committed_s, committed = self._clock.monotonic_s(), self._positions
+        while True:
+            moved = committed is not self._positions
+            batches = await reader.poll(RECORDS_MAX, _COMMIT_EVERY_S if moved else _POLL_S)
             if batches and not await self._fold(reader, batches):
                 await asyncio.sleep(_STALLED_S)  # a fact ran ahead of this process's control fold
-            if self._clock.monotonic_s() - committed_s >= _COMMIT_EVERY_S:
+            if moved and self._clock.monotonic_s() - committed_s >= _COMMIT_EVERY_S:
+                committed_s, committed = self._clock.monotonic_s(), self._positions
                 await self._commit(member, shards)
-                committed_s = self._clock.monotonic_s()
 
     async def _fold(self, reader: Reader, batches: list[Batch]) -> bool:
         """Fold and apply; False when nothing could be folded yet."""

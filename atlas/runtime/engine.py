@@ -26,9 +26,11 @@ from atlas.runtime.registry import Registry
 from atlas.runtime.work import Owner, Work, WorkKey
 
 #: Routes waiting in memory for one target.
-LANE_MAX: Final = 256
+LANE_MAX: Final = 2_048
 #: Routes waiting in memory for all targets; past it everything parks.
 QUEUED_MAX: Final = 20_000
+#: Bytes of payload kept with them; past it a payload is fetched from the log when its turn comes.
+QUEUED_BYTES_MAX: Final = 16 * 1024 * 1024
 #: Outcomes kept for shards that were lost and may come back to this process.
 ORPHANS_MAX: Final = 10_000
 #: Idle lanes are dropped past this many.
@@ -68,21 +70,22 @@ class Lane:
         return not self.queue and not self.in_flight and not self.spilled
 
     def full(self) -> bool:
-        return len(self.queue) >= LANE_MAX or self._engine.queued >= QUEUED_MAX
+        return len(self.queue) >= self._engine.lane_max or self._engine.queued >= QUEUED_MAX
 
     def spill(self, owner: Owner) -> None:
         """Something of this shard now waits in the store only."""
         self.spilled[owner] = self.spilled.get(owner, 0) + 1
 
     def push(self, work: Work) -> None:
+        """Put a work at the end, and start what may start."""
+        self._engine.hold(work)
         self.queue.append(work)
-        self._engine.queued += 1
         self.pump()
 
     def pump(self) -> None:
         """Start what may start."""
         workflow = self._engine.workflow(self.scope, self.target)
-        limit = workflow.max_in_flight if workflow else LANE_MAX
+        limit = workflow.max_in_flight if workflow else self.in_flight + 1
         while self.queue and self.in_flight < limit:
             if self.queue[0].owner.closed:
                 self._engine.forget(self._pop())
@@ -97,7 +100,7 @@ class Lane:
                 break
             self.in_flight += 1
             self._engine.start(self, self._pop(), workflow)
-        if self.spilled and len(self.queue) < LANE_MAX // 2:
+        if self.spilled and len(self.queue) < self._engine.lane_max // 2:
             self._engine.wants_refill(self)
 
     def _wait_s(self, workflow: Workflow) -> float:
@@ -112,8 +115,9 @@ class Lane:
         return 0.0
 
     def _pop(self) -> Work:
-        self._engine.queued -= 1
-        return self.queue.popleft()
+        work = self.queue.popleft()
+        self._engine.release(work)
+        return work
 
     def pump_in(self, delay_s: float) -> None:
         """Pump again after a while."""
@@ -130,11 +134,21 @@ class Engine:
 
     Attributes:
         queued: routes waiting in memory, over all lanes.
+        lane_max: routes waiting in memory for one target.
         draining: nothing new is started.
     """
 
-    def __init__(self, registry: Registry, attempter: Attempter, clock: Clock, new_id: Callable[[], str]):
+    def __init__(
+        self,
+        registry: Registry,
+        attempter: Attempter,
+        clock: Clock,
+        new_id: Callable[[], str],
+        lane_max: int = LANE_MAX,
+    ) -> None:
         self.clock = clock
+        self.lane_max = lane_max
+        self._queued_bytes = 0
         self.queued = 0
         self.draining = False
         self._registry, self._attempter, self._new_id = registry, attempter, new_id
@@ -186,6 +200,18 @@ class Engine:
         lane.push(work)
         return True
 
+    def hold(self, work: Work) -> None:
+        """Count a work that waits in memory, and its payload if there is room for it."""
+        self.queued += 1
+        if work.record is not None and self._queued_bytes + len(work.record.data) > QUEUED_BYTES_MAX:
+            work.record = None
+        self._queued_bytes += len(work.record.data) if work.record else 0
+
+    def release(self, work: Work) -> None:
+        """A work no longer waits."""
+        self.queued -= 1
+        self._queued_bytes -= len(work.record.data) if work.record else 0
+
     def close(self, work: Work, code: str) -> None:
         """End a route without an attempt."""
         self.forget(work)
@@ -234,7 +260,7 @@ class Engine:
             work.record = None
             lane.in_flight -= 1
             lane.queue.append(work)
-            self.queued += 1
+            self.hold(work)
             lane.pump_in(_STARVED_S * 10)
             return
         except asyncio.CancelledError:

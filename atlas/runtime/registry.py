@@ -26,7 +26,7 @@ CONFIRM_MAX_S: Final = 5.0
 CATCH_UP_MAX_S: Final = 1.0
 #: How long a proposal may take, resends included, before its caller gets 503.
 PROPOSE_MAX_S: Final = 10.0
-_POLL_S: Final = 1.0
+_POLL_S: Final = 2.0
 _RECORDS_MAX: Final = 1_000
 
 Listener = Callable[[Command, Decision], None]

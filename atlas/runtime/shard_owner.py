@@ -53,7 +53,7 @@ OPEN_EVENTS_MAX: Final = 20_000
 CHECKPOINT_EVERY_S: Final = 1.0
 #: Ids of the newest events, by which a foreign client's copy is told from the first record.
 RECENT_IDS_MAX: Final = 5_000
-_POLL_S: Final = 1.0
+_POLL_S: Final = 60.0
 _PAUSE_S: Final = 0.01
 
 log_line = structlog.get_logger()
@@ -88,6 +88,7 @@ class ShardOwner:
         self._fold = ShardFold()
         self._waiting = WaitingRoutes(self, services.read_model, services.engine, services.clock)
         self._checkpointed: object = None
+        self._moved = asyncio.Event()
         self._recent: dict[str, tuple[str, int]] = {}
 
     # -- what works and lanes ask -------------------------------------------------------------
@@ -121,6 +122,7 @@ class ShardOwner:
         self._waiting.queued(work)
         if isinstance(fact, DECIDING):
             self._undecided.decide(work.topic, work.offset, work.target)
+            self._moved.set()
         done = self._facts.put(fact, work.event_id.encode())
         done.add_done_callback(lambda future: self._recorded(work, fact, future))
 
@@ -244,6 +246,7 @@ class ShardOwner:
                 await self._registry.catch_up()
             self._dispatch(topic, record.offset, event)
         self._undecided.skipped(topic, batch.next_offset)
+        self._moved.set()
 
     def _first_of_its_id(self, event_id: str, topic: str, offset: int) -> None:
         if self._recent.setdefault(event_id, (topic, offset)) != (topic, offset):
@@ -277,7 +280,9 @@ class ShardOwner:
 
     async def _checkpoints(self) -> None:
         while True:
+            await self._moved.wait()
             await asyncio.sleep(CHECKPOINT_EVERY_S)
+            self._moved.clear()
             await self._checkpoint()
 
     async def _checkpoint(self) -> None:

@@ -30,7 +30,7 @@ from atlas.ports.clock import Clock
 from atlas.ports.log import TopicPartition
 from atlas.ports.read_model import ReadModel, Waiting, WaitingRoute
 from atlas.runtime.attempt import TARGET_DELETED, TARGET_DISABLED
-from atlas.runtime.engine import LANE_MAX, Engine, Lane, LaneKey
+from atlas.runtime.engine import Engine, Lane, LaneKey
 from atlas.runtime.work import Owner, Work, WorkKey
 
 #: How far ahead retries are held in memory, and how often the store is asked for more.
@@ -211,14 +211,14 @@ class WaitingRoutes:
 
     async def _refill(self, lane: Lane) -> None:
         try:
-            while not self._owner.closed and self._owner in lane.spilled and len(lane.queue) < LANE_MAX // 2:
+            while not self._owner.closed and self._owner in lane.spilled and len(lane.queue) < self._engine.lane_max // 2:
                 spills, settled = lane.spilled[self._owner], self._settled(lane.key)
                 snapshot = await self._read_model.waiting_for(
-                    self._owner.shard, lane.scope, lane.target, self._clock.now_ms(), LANE_MAX
+                    self._owner.shard, lane.scope, lane.target, self._clock.now_ms(), self._engine.lane_max
                 )
                 self._prune(snapshot)
                 taken = [r for r in self._fresh(snapshot) if self._engine.offer(self.work(r))]
-                whole = len(snapshot.routes) < LANE_MAX and self._covers(snapshot, settled)
+                whole = len(snapshot.routes) < self._engine.lane_max and self._covers(snapshot, settled)
                 if whole and lane.spilled.get(self._owner) == spills:
                     lane.spilled.pop(self._owner, None)
                 elif not taken:
