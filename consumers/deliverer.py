@@ -77,7 +77,11 @@ class Deliverer:
             self._tasks[shard] = asyncio.create_task(self._own(member, shard), name=f"shard {shard}")
 
     async def _own(self, member: Member, shard: int) -> None:
-        while shard in member.assignment():
+        """Until cancelled: a shard that is away for a moment may be back before anybody is told."""
+        while True:
+            if shard not in member.assignment():
+                await asyncio.sleep(RECLAIM_AFTER_S)
+                continue
             owner = self._owners[shard] = ShardOwner(self._services, member, shard)
             try:
                 await owner.run()

@@ -171,22 +171,21 @@ class Engine:
         """The target as the control fold has it now."""
         return self._registry.state.workflows.get(scope, {}).get(target)
 
-    def here(self, key: WorkKey) -> bool:
-        """Whether the route is queued or under way in this process."""
-        return key in self._here
-
     def in_flight(self) -> int:
         """Attempts under way."""
         return len(self._tasks)
 
     def adopt(self, work: Work) -> bool:
-        """Take over, for a new owner in this process, what is under way or has just ended."""
+        """Take over, for a new owner in this process, what is under way or has just ended.
+
+        Only the very attempt that the route wants next: another owner may have made it meanwhile.
+        """
         ended = self._orphans.pop(work.key, None)
-        if ended is not None:
+        if ended is not None and getattr(ended[0], "attempt", work.attempt) == work.attempt:
             self._settle(work, ended)
             return True
         present = self._here.get(work.key)
-        if present is None:
+        if present is None or present.attempt != work.attempt:
             return False
         present.owner = work.owner
         return True
@@ -219,7 +218,8 @@ class Engine:
 
     def forget(self, work: Work) -> None:
         """The route is no longer here."""
-        self._here.pop(work.key, None)
+        if self._here.get(work.key) is work:
+            del self._here[work.key]
 
     def lost(self, owner: Owner) -> None:
         """A shard was lost: nothing of it waits here any more."""

@@ -168,7 +168,7 @@ class WaitingRoutes:
             if self._timed.get(work.key) != due_ms:
                 continue
             del self._timed[work.key]
-            if not self._engine.here(work.key) and not self._engine.offer(work):
+            if not self._engine.adopt(work) and not self._engine.offer(work):
                 self._engine.lane(work.scope, work.target).spill(self._owner)
 
     def _scan_is_due(self, now_ms: int) -> bool:
@@ -211,7 +211,11 @@ class WaitingRoutes:
 
     async def _refill(self, lane: Lane) -> None:
         try:
-            while not self._owner.closed and self._owner in lane.spilled and len(lane.queue) < self._engine.lane_max // 2:
+            while (
+                not self._owner.closed
+                and self._owner in lane.spilled
+                and len(lane.queue) < self._engine.lane_max // 2
+            ):
                 spills, settled = lane.spilled[self._owner], self._settled(lane.key)
                 snapshot = await self._read_model.waiting_for(
                     self._owner.shard, lane.scope, lane.target, self._clock.now_ms(), self._engine.lane_max

@@ -1,0 +1,111 @@
+"""What `/readyz` answers: whether this process can append and is making progress, and what is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from atlas.core.errors import AtlasError
+from atlas.ports.clock import Clock
+from atlas.ports.log import Log
+from atlas.ports.read_model import ReadModel
+from atlas.runtime.registry import Registry
+from atlas.runtime.supervisor import Supervisor
+from atlas.runtime.telemetry import Metrics
+
+#: An answer is reused for this long: the probe costs the log a commit.
+CACHED_S: Final = 1.0
+CHECK_MAX_S: Final = 2.0
+#: Records waiting to be folded, without the fold moving for this long, are no progress.
+STALLED_S: Final = 10.0
+#: A retry this long past its time is no progress.
+OVERDUE_MAX_MS: Final = 60_000
+_SAMPLE_EVERY_S: Final = 1.0
+
+
+class Readiness:
+    """Checks of one process. `run` keeps the gauges of progress current."""
+
+    def __init__(
+        self,
+        log: Log,
+        registry: Registry,
+        read_model: ReadModel,
+        supervisor: Supervisor,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._log, self._registry, self._read_model = log, registry, read_model
+        self._supervisor, self._clock, self._metrics = supervisor, clock, metrics
+        self._consumers: dict[str, Callable[[], Awaitable[int]]] = {}
+        self._queues: dict[str, Callable[[], int]] = {}
+        self._moved: dict[str, tuple[int, float]] = {}
+        self._cached: tuple[float, dict[str, Any]] | None = None
+
+    def consumer(self, name: str, lag_records: Callable[[], Awaitable[int]]) -> None:
+        """Watch a consumer's lag."""
+        self._consumers[name] = lag_records
+
+    def queue(self, name: str, depth: Callable[[], int]) -> None:
+        """Show a queue's depth."""
+        self._queues[name] = depth
+
+    async def run(self) -> None:
+        """Sample for ever."""
+        while True:
+            for name, lag_records in self._consumers.items():
+                self._sample(name, await lag_records())
+            for name, depth in self._queues.items():
+                self._metrics.queue_depth.labels(name).set(depth())
+            await asyncio.sleep(_SAMPLE_EVERY_S)
+
+    async def report(self) -> dict[str, Any]:
+        """`{"status": "ready" | "unready", "checks": {name: "ok" or what is wrong}}`."""
+        now_s = self._clock.monotonic_s()
+        if self._cached is None or now_s - self._cached[0] > CACHED_S:
+            self._cached = (now_s, await self._check())
+        return self._cached[1]
+
+    async def _check(self) -> dict[str, Any]:
+        checks = {
+            "log": await self._guarded(self._log.check()),
+            "control": self._registry.not_ready() or "ok",
+            "retries": await self._guarded(self._overdue()),
+        }
+        for task in self._supervisor.statuses():
+            checks[task.name] = "ok" if task.running else f"restarting: {_kind(task.last_error)}"
+        for name in self._consumers:
+            if (stalled_s := self._stalled_s(name)) > STALLED_S:
+                checks[f"{name} progress"] = f"no progress for {stalled_s:.0f} s"
+        ready = all(answer == "ok" for answer in checks.values())
+        return {"status": "ready" if ready else "unready", "checks": checks}
+
+    async def _guarded(self, check: Awaitable[None]) -> str:
+        try:
+            async with asyncio.timeout(CHECK_MAX_S):
+                await check
+        except (AtlasError, TimeoutError) as error:
+            return str(error) or "no answer in time"
+        return "ok"
+
+    async def _overdue(self) -> None:
+        overdue_ms = await self._read_model.oldest_overdue_ms(self._clock.now_ms())
+        if overdue_ms > OVERDUE_MAX_MS:
+            raise AtlasError(f"a retry is {overdue_ms // 1000} s overdue")
+
+    def _sample(self, name: str, lag: int) -> None:
+        self._metrics.lag.labels(name).set(lag)
+        before, since_s = self._moved.get(name, (0, 0.0))
+        if lag == 0 or lag < before or name not in self._moved:
+            since_s = self._clock.monotonic_s()
+        self._moved[name] = (lag, since_s)
+
+    def _stalled_s(self, name: str) -> float:
+        lag, since_s = self._moved.get(name, (0, 0.0))
+        return self._clock.monotonic_s() - since_s if lag else 0.0
+
+
+def _kind(error: str | None) -> str:
+    """The exception's type only: its text may name paths, or a workspace's data."""
+    return (error or "starting").partition(":")[0]
