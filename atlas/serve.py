@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from hypercorn.utils import wrap_app
 
 SERVERS: Final = ("hypercorn", "uvicorn")
 #: How long requests under way may take to end when the server stops.
-GRACEFUL_S: Final = 1.5
+GRACEFUL_S: Final = 2
 #: After that they are cut off; a server that does not end even then is left alone after this long.
 CUT_OFF_S: Final = 0.5
 KEEP_ALIVE_S: Final = 75.0
@@ -56,6 +57,8 @@ async def serve(app: Any, sock: socket.socket, server: str, stop: asyncio.Event)
         _uvicorn(app, sock, stop) if server == "uvicorn" else _hypercorn(app, sock, stop)
     )
     stopping = asyncio.create_task(stop.wait())
+    for name in ("asyncio", "uvicorn.error"):
+        logging.getLogger(name).addFilter(_is_no_cut_off)
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not running.done():
@@ -66,6 +69,11 @@ async def serve(app: Any, sock: socket.socket, server: str, stop: asyncio.Event)
         await asyncio.wait({running}, timeout=CUT_OFF_S)
     if running.done() and not running.cancelled():
         running.result()
+
+
+def _is_no_cut_off(record: logging.LogRecord) -> bool:
+    """Both servers log a request that is cut off at the end as if it were a bug, traceback and all."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 async def _hypercorn(app: Any, sock: socket.socket, stop: asyncio.Event) -> None:
@@ -95,8 +103,9 @@ async def _uvicorn(app: Any, sock: socket.socket, stop: asyncio.Event) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=int(KEEP_ALIVE_S),
-        timeout_graceful_shutdown=max(1, int(GRACEFUL_S)),
+        timeout_graceful_shutdown=GRACEFUL_S,
         backlog=_BACKLOG,
     )
     server = uvicorn.Server(config)

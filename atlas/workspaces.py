@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 import click
@@ -27,7 +27,7 @@ def run(url: str, token: str, as_json: bool, action: str, *arguments: Any) -> No
         Refused: the server did not do it.
         Unreachable: no server there.
     """
-    do = {"create": _create, "list_all": _list_all, "patch": _patch}[action]
+    do = _ACTIONS[action]
 
     async def once() -> dict[str, Any]:
         async with Client(url, token) as client:
@@ -62,6 +62,13 @@ async def _list_all(client: Client) -> dict[str, Any]:
         if not page["has_more"]:
             return {**page, "data": data, "next_cursor": None}
         cursor = f"&cursor={page['next_cursor']}"
+
+
+_ACTIONS: Final[Mapping[str, Callable[..., Awaitable[dict[str, Any]]]]] = {
+    "create": _create,
+    "list_all": _list_all,
+    "patch": _patch,
+}
 
 
 def _show_table(workspaces: Iterable[dict[str, Any]]) -> None:

@@ -14,16 +14,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, Self
+from typing import IO, Any, Final, NamedTuple, Self
 
 ATLAS: Final = str(Path(sys.executable).with_name("atlas"))
 #: Generous: other tests run at the same time. Nothing waits this long unless something is broken.
 START_MAX_S: Final = 30.0
 STOP_MAX_S: Final = 20.0
+REQUEST_MAX_S: Final = 15.0
+POLL_S: Final = 0.02
 
 
 @dataclass
@@ -51,6 +54,18 @@ class Dev:
     def stderr(self) -> str:
         """What it has written to stderr so far."""
         return self.stderr_path.read_text(errors="replace")
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """One HTTP request, with the live key unless another `token` is given; `body` goes out as JSON."""
+        return request(self.url, method, path, body, token or self.live_secret_key, headers)
 
     def send(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
@@ -83,6 +98,54 @@ class Dev:
         end(self.process)
 
 
+class Reply(NamedTuple):
+    """An answer: header names in lower case, the body as it came and decoded."""
+
+    status: int
+    headers: dict[str, str]
+    content: bytes
+    value: Any
+
+
+def request(
+    url: str,
+    method: str,
+    path: str,
+    body: object = None,
+    token: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Reply:
+    """One HTTP request on a connection of its own.
+
+    Raises:
+        OSError, HTTPException: there was no whole answer.
+    """
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    connection = HTTPConnection(host, int(port), timeout=REQUEST_MAX_S)
+    sent = {"Authorization": f"Bearer {token}"} if token else {}
+    if body is not None:
+        sent["Content-Type"] = "application/json"
+    try:
+        content = None if body is None else json.dumps(body)
+        connection.request(method, path, content, {**sent, **(headers or {})})
+        answer = connection.getresponse()
+        read = answer.read()
+    finally:
+        connection.close()
+    named = {name.lower(): text for name, text in answer.getheaders()}
+    is_json = named.get("content-type", "").startswith("application/json")
+    return Reply(answer.status, named, read, json.loads(read) if is_json else None)
+
+
+def eventually(condition: Callable[[], bool], what: str, timeout_s: float = START_MAX_S) -> None:
+    """Wait until the condition holds, looking again and again."""
+    deadline_s = time.monotonic() + timeout_s
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline_s, f"never happened: {what}"
+        pause.wait(POLL_S)
+
+
 def start_dev(tmp_path: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Dev:
     """Start `atlas dev --json` on a free port over `tmp_path / "data"`; returns once it serves.
 
@@ -92,6 +155,7 @@ def start_dev(tmp_path: Path, *arguments: str, env: Mapping[str, str] | None = N
         arguments: further ones for `atlas dev`; they win over the ones given here.
         env: added to the environment, from which every `ATLAS_...` has been taken out.
     """
+    tmp_path.mkdir(exist_ok=True)
     data_dir = tmp_path / "data"
     stderr_path = tmp_path / f"stderr-{time.monotonic_ns()}.log"
     command = ["dev", "--json", "--port", "0", "--data-dir", str(data_dir), *arguments]

@@ -68,6 +68,7 @@ ZONES: Final = {
     "atlas/gateway": Zone(_INNER | _EDGES, CODECS | TELEMETRY | {"starlette"}),
     "atlas/status": Zone(_INNER | _EDGES, CODECS | TELEMETRY | {"starlette"}),
     "atlas/dashboard": Zone(_INNER | _EDGES, CODECS | TELEMETRY | {"starlette"}),
+    "atlas/client": Zone({"atlas.core", "atlas.client"}, CODECS | {"aiohttp"}),
     "atlas/data": Zone(set(), CODECS),
     # A consumer's main() asks the composition root for its adapters; what it handles them with takes ports.
     "consumers": Zone(_INNER | {"consumers", "atlas.bootstrap"}, CODECS | TELEMETRY),
