@@ -1,0 +1,191 @@
+"""The ASGI application: every path, what may be done there, and the front before all of them."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from atlas.core.limits import BATCH_BODY_BYTES_MAX, BATCH_ENVELOPE_DEPTH
+from atlas.gateway.auth import Access
+from atlas.gateway.call import Call, Handler, Reply, Services
+from atlas.gateway.front import Front
+from atlas.gateway.ingest import Ingest
+from atlas.gateway.keys import Keys
+from atlas.gateway.operations import Operations, Readiness
+from atlas.gateway.resources import Area, Operation, Resource
+from atlas.gateway.streams import Streams
+from atlas.gateway.workflows import Workflows
+from atlas.gateway.workspaces import Workspaces
+from atlas.status.handlers import EventStatus
+
+
+class SendsEvents(Protocol):
+    """The handlers of the write path."""
+
+    async def send(self, call: Call) -> Reply:
+        """`POST /v1/events`."""
+
+    async def send_batch(self, call: Call) -> Reply:
+        """`POST /v1/events/batch`."""
+
+
+class ShowsEvents(Protocol):
+    """The handlers of the read path."""
+
+    async def list(self, call: Call) -> Reply:
+        """`GET /v1/events`."""
+
+    async def retrieve(self, call: Call) -> Reply:
+        """`GET /v1/events/{event_id}`."""
+
+    async def payload(self, call: Call) -> Reply:
+        """`GET /v1/events/{event_id}/payload`."""
+
+    async def attempts(self, call: Call) -> Reply:
+        """`GET /v1/events/{event_id}/attempts`."""
+
+
+_HOT: Final = ("/v1/events", "/v1/events/batch")
+
+
+def build_app(
+    services: Services,
+    *,
+    operator_token_digest: str,
+    readiness: Readiness,
+    ingest: SendsEvents | None = None,
+    status: ShowsEvents | None = None,
+) -> ASGIApp:
+    """The application, ready to serve.
+
+    Args:
+        services: the ports and folds it works with.
+        operator_token_digest: SHA-256 of the operator token, hex.
+        readiness: what `/readyz` reports.
+        ingest: handlers that take events, other than `Ingest`.
+        status: handlers that show events, other than `EventStatus`.
+    """
+    front = Front(services, operator_token_digest)
+    resources = [
+        *_event_resources(ingest or Ingest(services), status or EventStatus(services)),
+        *_control_resources(services),
+        *_operator_resources(services),
+        *_open_resources(services, readiness),
+    ]
+    return App(front, resources)
+
+
+class App:
+    """Finds the resource a path names: the hot ones in a dictionary, the others by Starlette's router."""
+
+    def __init__(self, front: Front, resources: list[Resource]) -> None:
+        self._front = front
+        self._hot = {r.template: r for r in resources if r.template in _HOT}
+        routes = [Route(r.template, endpoint=_Served(front, r)) for r in resources]
+        self._router = Router(routes, redirect_slashes=False, default=_Unmatched(front))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        resource = self._hot.get(scope.get("path", ""))
+        if resource is not None and scope["type"] == "http":
+            await self._front.serve(resource, scope, receive, send)
+        else:
+            await self._router(scope, receive, send)
+
+
+class _Served:
+    """A resource as an ASGI application."""
+
+    def __init__(self, front: Front, resource: Resource) -> None:
+        self._front, self._resource = front, resource
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._front.serve(self._resource, scope, receive, send)
+
+
+class _Unmatched:
+    """What answers where there is nothing: 404, but only to those who may ask there at all."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._unknown = {area: Resource("unknown", area, {}) for area in Area}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await send({"type": "websocket.close"})
+            return
+        path: str = scope["path"]
+        area = Area.OPEN
+        if path.startswith("/v1/"):
+            area = Area.WORKSPACE
+        elif path.startswith("/admin/"):
+            area = Area.OPERATOR
+        await self._front.serve(self._unknown[area], scope, receive, send)
+
+
+def _event_resources(ingest: SendsEvents, status: ShowsEvents) -> list[Resource]:
+    send = Operation(ingest.send, Access.SEND)
+    send_batch = Operation(ingest.send_batch, Access.SEND, BATCH_BODY_BYTES_MAX, BATCH_ENVELOPE_DEPTH)
+
+    def read(handler: Handler) -> Operation:
+        return Operation(handler, Access.READ)
+
+    return [
+        _at("/v1/events", {"POST": send, "GET": read(status.list)}, preflight=True),
+        _at("/v1/events/batch", {"POST": send_batch}, preflight=True),
+        _at("/v1/events/{event_id}", {"GET": read(status.retrieve)}),
+        _at("/v1/events/{event_id}/payload", {"GET": read(status.payload)}),
+        _at("/v1/events/{event_id}/attempts", {"GET": read(status.attempts)}),
+    ]
+
+
+def _control_resources(services: Services) -> list[Resource]:
+    keys, streams, workflows = Keys(services), Streams(services), Workflows(services)
+    list_streams = Operation(streams.list, Access.READ)
+    get_stream = Operation(streams.retrieve, Access.READ)
+    return [
+        _at("/v1/event-streams", {"POST": Operation(streams.create), "GET": list_streams}),
+        _at(
+            "/v1/event-streams/{name}",
+            {"GET": get_stream, "PATCH": Operation(streams.patch), "DELETE": Operation(streams.archive)},
+        ),
+        _at("/v1/api-keys", {"POST": Operation(keys.create), "GET": Operation(keys.list)}),
+        _at("/v1/api-keys/{key_id}", {"DELETE": Operation(keys.revoke)}),
+        _at("/v1/api-keys/{key_id}/rotate", {"POST": Operation(keys.rotate)}),
+        _at("/v1/workflows", {"POST": Operation(workflows.create), "GET": Operation(workflows.list)}),
+        _at(
+            "/v1/workflows/{workflow_id}",
+            {
+                "GET": Operation(workflows.retrieve),
+                "PATCH": Operation(workflows.patch),
+                "DELETE": Operation(workflows.delete),
+            },
+        ),
+        _at("/v1/workflows/{workflow_id}/rotate-secret", {"POST": Operation(workflows.rotate_secret)}),
+        _at("/v1/workflows/{workflow_id}/disable", {"POST": Operation(workflows.disable)}),
+        _at("/v1/workflows/{workflow_id}/reactivate", {"POST": Operation(workflows.reactivate)}),
+    ]
+
+
+def _operator_resources(services: Services) -> list[Resource]:
+    workspaces = Workspaces(services)
+    every = {"POST": Operation(workspaces.create), "GET": Operation(workspaces.list)}
+    one = {"GET": Operation(workspaces.retrieve), "PATCH": Operation(workspaces.patch)}
+    return [
+        Resource("/admin/v1/workspaces", Area.OPERATOR, every),
+        Resource("/admin/v1/workspaces/{workspace_id}", Area.OPERATOR, one),
+    ]
+
+
+def _open_resources(services: Services, readiness: Readiness) -> list[Resource]:
+    operations = Operations(services.metrics, readiness)
+    return [
+        Resource("/healthz", Area.OPEN, {"GET": Operation(operations.healthz)}),
+        Resource("/readyz", Area.OPEN, {"GET": Operation(operations.readyz)}),
+        Resource("/metrics", Area.OPEN, {"GET": Operation(operations.metrics)}),
+    ]
+
+
+def _at(template: str, operations: dict[str, Operation], *, preflight: bool = False) -> Resource:
+    return Resource(template, Area.WORKSPACE, operations, preflight=preflight)

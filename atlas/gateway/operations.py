@@ -1,0 +1,43 @@
+"""`/healthz`, `/readyz`, `/metrics`: for those who run Atlas; no key, no workspace's data."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import orjson
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from atlas.gateway.call import Call, Reply, json_reply
+from atlas.gateway.parameters import refuse_parameters
+from atlas.runtime.telemetry import Metrics
+
+#: Returns `{"status": "ready" | "unready", "checks": {...}}`.
+Readiness = Callable[[], Awaitable[dict[str, Any]]]
+
+_ALIVE: Final = orjson.dumps({"status": "alive"})
+_METRICS_TYPE: Final = ((b"content-type", CONTENT_TYPE_PLAIN_0_0_4.encode()),)
+
+
+class Operations:
+    """The handlers."""
+
+    def __init__(self, metrics: Metrics, readiness: Readiness) -> None:
+        self._metrics = metrics
+        self._readiness = readiness
+
+    async def healthz(self, call: Call) -> Reply:
+        """The process answers."""
+        refuse_parameters(call)
+        return Reply(200, _ALIVE)
+
+    async def readyz(self, call: Call) -> Reply:
+        """Whether it can append and is making progress: 200, or 503 with what is not."""
+        refuse_parameters(call)
+        report = await self._readiness()
+        return json_reply(200 if report["status"] == "ready" else 503, report)
+
+    async def metrics(self, call: Call) -> Reply:
+        """Prometheus text."""
+        refuse_parameters(call)
+        return Reply(200, generate_latest(self._metrics.registry), _METRICS_TYPE)

@@ -1,0 +1,85 @@
+"""How the control plane's entities are shown (reference, "Create an event stream"; API notes)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from atlas.core.entities import ApiKey, Quota, Stream, Workflow, Workspace
+from atlas.core.facts import ENVIRONMENTS
+from atlas.core.quota import effective_quota
+from atlas.core.targets import mask_headers
+from atlas.core.timestamps import format_ms, format_s
+
+
+def stream_view(stream: Stream) -> dict[str, Any]:
+    """A stream, field for field as in the reference; its time in whole seconds."""
+    return {
+        "id": stream.id,
+        "object": "event_stream",
+        "name": stream.name,
+        "description": stream.description,
+        "retention_days": stream.retention_days,
+        "default_routes": stream.default_routes,
+        "created_at": format_s(stream.created_at_ms),
+        "workspace_id": stream.workspace_id,
+    }
+
+
+def key_view(key: ApiKey, secret: str | None = None) -> dict[str, Any]:
+    """A key; with its secret only in the answer to its creation."""
+    view = {
+        "id": key.id,
+        "object": "api_key",
+        "kind": key.kind,
+        "name": key.name,
+        "environment": key.environment,
+        "streams": key.streams,
+        "prefix": key.prefix,
+        "created_at": format_ms(key.created_at_ms),
+        "expires_at": _time(key.expires_at_ms),
+        "revoked_at": _time(key.revoked_at_ms),
+    }
+    return view if secret is None else {**view, "secret": secret}
+
+
+def workflow_view(workflow: Workflow, secret: str | None = None) -> dict[str, Any]:
+    """A workflow, its headers masked; with its secret only at creation and rotation."""
+    view = {
+        "id": workflow.id,
+        "object": "workflow",
+        "url": workflow.url,
+        "description": workflow.description,
+        "timeout_ms": workflow.timeout_ms,
+        "retry_schedule_seconds": workflow.retry_schedule_seconds,
+        "max_in_flight": workflow.max_in_flight,
+        "rate_limit_per_second": workflow.rate_limit_per_second,
+        "headers": mask_headers(workflow.headers),
+        "status": workflow.status,
+        "disabled_reason": workflow.disabled_reason,
+        "disabled_at": _time(workflow.disabled_at_ms),
+        "created_at": format_ms(workflow.created_at_ms),
+    }
+    return view if secret is None else {**view, "secret": secret}
+
+
+def workspace_view(workspace: Workspace, default: Quota) -> dict[str, Any]:
+    """A workspace and the quotas that hold for it, its own or the platform's."""
+    quotas = {
+        environment: _quota(effective_quota(workspace, environment, default)) for environment in ENVIRONMENTS
+    }
+    return {
+        "id": workspace.id,
+        "object": "workspace",
+        "name": workspace.name,
+        "status": workspace.status,
+        "quotas": quotas,
+        "created_at": format_ms(workspace.created_at_ms),
+    }
+
+
+def _quota(quota: Quota) -> dict[str, int]:
+    return {"requests_per_minute": quota.requests_per_minute, "burst": quota.burst}
+
+
+def _time(ms: int | None) -> str | None:
+    return None if ms is None else format_ms(ms)
