@@ -267,6 +267,9 @@ class AiosqliteDriver:
         threads: list[_Thread] = []
         try:
             with _translated(path):
+                # When aiosqlite fails to connect, its thread ends some time later, perhaps on a loop
+                # that is closed by then: so see first whether there is a file to be opened.
+                sqlite3.connect(_uri(path, "rwc"), uri=True).close()
                 threads.append(_Thread(await _open(_uri(path, "rwc"))))
                 await threads[0].run(_prepare_writer, WRITE_TIMEOUT_S)
                 for _ in range(readers):

@@ -2,9 +2,9 @@
 
 Every filter has a list of the ids that satisfy it, ascending, in some index. A page walks one list, the
 shortest, and holds each event it finds there against the other filters; all walks are keyset walks by
-id. Lists are compared by counting entries within the page's bounds up to `COUNT_MAX`, and a tie goes to
-the filter that usually has the shorter one. So a page costs at most the length of the shortest list,
-whatever else is in the store.
+id. Lists are measured first: their entries within the page's bounds are counted up to `COUNT_MAX`, and of
+longer ones the sparsest is walked, whose so many entries reach farthest. So a page costs at most about
+the length of the shortest list, whatever else is in the store.
 
 Ids carry `received_at_ms`: bounds in time, and the end of retention, are bounds on ids first, and are
 checked on each row besides.
@@ -13,7 +13,7 @@ checked on each row besides.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import orjson
@@ -24,8 +24,8 @@ from atlas.adapters.sqlite_writes import id_time_prefix
 from atlas.core.projection import EventState
 from atlas.ports.read_model import EventQuery
 
-#: Entries counted of a list before it is just "long"; counting that many takes about 0.3 ms.
-COUNT_MAX: Final = 4_096
+#: Entries measured of a list; with so many in reach it is "long". Measuring takes up to 0.2 ms a list.
+COUNT_MAX: Final = 1_024
 #: Up to so many visible streams each get a walk of their own, merged; beyond, stream by stream is
 #: slower than walking past what is invisible.
 STREAM_WALKS_MAX: Final = 16
@@ -35,12 +35,16 @@ _JOIN: Final = "CROSS JOIN events AS e ON e.scope = d.scope AND e.id = "
 
 
 class _List(NamedTuple):
-    """Ids that satisfy one filter: `FROM source WHERE where`, ascending by `id`; `check` asks one event."""
+    """Ids that satisfy one filter: `FROM source WHERE where`, ascending by `id`.
+
+    `once` holds for one of several entries of the same id; `check` asks one event.
+    """
 
     source: str
     where: str
     id: str = "d.id"
     check: str = "true"
+    once: str = "true"
 
     @property
     def walk(self) -> str:
@@ -74,13 +78,14 @@ def _routes(query: EventQuery) -> _List:
 
     index = "routes_by_target" if query.workflow_id is not None else "routes_by_status"
     # An event can have several routes of one status, and is still listed once.
-    first = f"""NOT EXISTS (SELECT 1 FROM routes AS y WHERE y.scope = d.scope AND y.event_id = d.event_id
+    once = f"""NOT EXISTS (SELECT 1 FROM routes AS y WHERE y.scope = d.scope AND y.event_id = d.event_id
         AND y.position < d.position AND {matches("y")})"""  # noqa: S608  # parameters stay parameters
     return _List(
         f"routes AS d INDEXED BY {index}",
-        f"d.scope = {SCOPE} AND {matches('d')} AND {first}",
+        f"d.scope = {SCOPE} AND {matches('d')}",
         "d.event_id",
         f"EXISTS (SELECT 1 FROM routes x WHERE x.scope = e.scope AND x.event_id = e.id AND {matches('x')})",  # noqa: S608  # parameters stay parameters
+        once,
     )
 
 
@@ -165,23 +170,22 @@ class Page:
             }
             yield _term(TERM["stream"].format(f":stream{number}"))
 
-    def counts_sql(self) -> str | None:
-        """SQL for how long each list is, the streams' together last; None when there is no choice."""
+    def measures_sql(self) -> str | None:
+        """SQL for the measures of every list, those of the streams last; None when there is no choice."""
         if len(self._filters) + bool(self._streams) < 2:
             return None
-        columns = [self._count(one, "low") for one in self._filters]
-        if self._streams:
-            columns.append(" + ".join(self._count(one, f"low{n}") for n, one in enumerate(self._streams)))
-        return f"SELECT json_array({', '.join(columns)})"
+        measures = [self._measure(one, "low") for one in self._filters]
+        measures += [self._measure(one, f"low{n}") for n, one in enumerate(self._streams)]
+        return f"SELECT json_array({', '.join(measures)})"
 
-    def _count(self, one: _List, low: str) -> str:
-        return f"""(SELECT count(*) FROM (SELECT 1 FROM {one.source}
-            WHERE {one.where} AND {one.id} > :{low}{self._below(one.id)} LIMIT {COUNT_MAX}))"""  # noqa: S608  # parameters stay parameters
+    def _measure(self, one: _List, low: str) -> str:
+        return f"""json((SELECT json_array(count(*), coalesce(max(id), '')) FROM (SELECT {one.id} AS id
+            FROM {one.source} WHERE {one.where} AND {one.id} > :{low}{self._below(one.id)}
+            ORDER BY {one.id} LIMIT {COUNT_MAX})))"""  # noqa: S608  # parameters stay parameters
 
-    def sql(self, counts: list[int]) -> str:
-        """SQL for the page as one JSON array, given what `counts_sql` found (empty without it)."""
-        lengths = [min(count, COUNT_MAX) for count in counts] or [0]
-        shortest = lengths.index(min(lengths))
+    def sql(self, measures: Sequence[tuple[int, str]]) -> str:
+        """SQL for the page as one JSON array, given what `measures_sql` found (empty without it)."""
+        shortest = self._shortest(measures) if measures else 0
         if shortest < len(self._filters):
             page = self._walk(self._filters[shortest])
         elif self._streams:
@@ -191,6 +195,16 @@ class Page:
         return f"""WITH visible (stream, after_ms) AS MATERIALIZED
             (SELECT key, value FROM json_each(:visible)) SELECT json_group_array({_OBJECT}) FROM ({page}) AS e
             CROSS JOIN topics AS t ON t.n = e.topic"""  # noqa: S608  # parameters stay parameters
+
+    def _shortest(self, measures: Sequence[tuple[int, str]]) -> int:
+        """Place of the list to walk, all streams being one; the first of equals."""
+        filters, streams = list(measures[: len(self._filters)]), measures[len(self._filters) :]
+        if streams:  # together they are no sparser than the densest
+            long = [reach for count, reach in streams if count == COUNT_MAX]
+            filters.append((min(COUNT_MAX, sum(count for count, _ in streams)), min(long, default="")))
+        least = min(count for count, _ in filters)
+        farthest = max(reach for count, reach in filters if count == least)
+        return filters.index((least, farthest))
 
     def _walk(self, walked: _List) -> str:
         if len(self._query.visible_after_ms) == 1:
@@ -210,7 +224,7 @@ class Page:
 
     def _arm(self, walked: _List, low: str, visible: str) -> str:
         checks = [one.check for one in self._filters if one is not walked]
-        conditions = " AND ".join((walked.where, visible, *self._bounds, *checks))
+        conditions = " AND ".join((walked.where, walked.once, visible, *self._bounds, *checks))
         return f"""SELECT e.* FROM {walked.walk} WHERE {conditions}
             AND {walked.id} > :{low}{self._below(walked.id)} ORDER BY {walked.id} LIMIT :limit"""  # noqa: S608  # parameters stay parameters
 
@@ -219,12 +233,12 @@ def prepare(connection: sqlite3.Connection, query: EventQuery) -> tuple[str, dic
     """SQL and parameters of a page; `query` can see at least one stream."""
     [timed_ids] = connection.execute("SELECT timed_ids FROM meta").fetchone()
     page = Page(query, bool(timed_ids))
-    counts_sql = page.counts_sql()
-    counts: list[int] = []
-    if counts_sql is not None:
-        [found] = connection.execute(counts_sql, page.parameters).fetchone()
-        counts = orjson.loads(found)
-    sql = page.sql(counts)
+    measures_sql = page.measures_sql()
+    measures: list[tuple[int, str]] = []
+    if measures_sql is not None:
+        [found] = connection.execute(measures_sql, page.parameters).fetchone()
+        measures = [(count, reach) for count, reach in orjson.loads(found)]
+    sql = page.sql(measures)
     visible = orjson.dumps(dict(query.visible_after_ms)).decode()
     return sql, {**page.parameters, "visible": visible}
 

@@ -107,6 +107,18 @@ async def test_a_page_holds_what_the_filters_say(
     assert found == page_of(BATCH, query)
 
 
+@pytest.mark.parametrize(
+    ("held", "asked"),
+    [({"k": "1"}, {"k1": ""}), ({"k": ""}, {"": "k"}), ({"1": ":x"}, {"1:": "x"}), ({"k": "v"}, {"K": "v"})],
+)
+async def test_pairs_that_look_alike_are_not_taken_for_each_other(
+    store: ReadModel, held: dict[str, str], asked: dict[str, str]
+) -> None:
+    await store.apply(changes([event(1, metadata=held)]))
+    assert await store.list(replace(everything(), metadata=asked)) == []
+    assert len(await store.list(replace(everything(), metadata=held))) == 1
+
+
 @pytest.mark.parametrize("many", [1, 2, 16, 17, 150])
 @pytest.mark.parametrize("rare", [False, True])
 async def test_each_stream_has_a_retention_of_its_own(store: ReadModel, many: int, rare: bool) -> None:
@@ -128,7 +140,9 @@ async def test_each_stream_has_a_retention_of_its_own(store: ReadModel, many: in
 
 
 @given(
-    batch=events(), asked=st.lists(queries(), min_size=1, max_size=8), count_max=st.sampled_from([1, 3, 4096])
+    batch=events(),
+    asked=st.lists(queries(), min_size=1, max_size=8),
+    count_max=st.sampled_from([1, 3, 1_024]),
 )
 @example(batch=BATCH, asked=[replace(everything(), workflow_id="wf_a", status="failed")], count_max=1)
 @settings(max_examples=150, deadline=None)

@@ -264,8 +264,9 @@ async def test_no_page_scans_or_sorts_a_table(streams: int, filters: dict[str, o
         page = sqlite_pages.Page(query, timed_ids=True)
         walks = len(page._filters) + bool(page._streams)
         for shortest in range(max(1, walks)):
-            counts = [0 if number == shortest else 9 for number in range(walks)]
-            sql, parameters = page.sql(counts), {**page.parameters, "visible": "{}"}
+            measures = [(0 if number == shortest else 9, "") for number in range(walks)]
+            measures += measures[-1:] * (len(page._streams) - 1)
+            sql, parameters = page.sql(measures if walks > 1 else []), {**page.parameters, "visible": "{}"}
             plan = await plan_of(store, sql, parameters)
             merges = shortest == len(page._filters) and streams in range(2, 17)
             for step in plan:

@@ -1,0 +1,126 @@
+"""The digest of every adapter of the `ReadModel` port: all that the log determines, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from atlas.adapters import sqlite_digest
+from atlas.adapters.sqlite_read_model import SqliteReadModel
+from atlas.core.lifecycle import RouteState
+from atlas.core.projection import EventState
+from atlas.ports.read_model import Advance, Changes, Quarantined, ReadModel, Trim
+from tests.conformance.read_model_samples import (
+    NOW_MS,
+    attempt,
+    event,
+    events,
+    lifecycle,
+    opened,
+    retrying,
+    source_of,
+    with_routes,
+)
+
+
+@pytest.fixture(params=["memory", "file", "threads"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqliteReadModel]:
+    path = None if request.param == "memory" else tmp_path / "read_model.db"
+    async with opened(path, threads=request.param == "threads") as store:
+        yield store
+
+
+@given(batch=events(), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_the_digest_tells_what_is_there_not_how_it_came(batch: list[EventState], data: st.DataObject) -> None:
+    shuffled = data.draw(st.permutations(batch))
+    cut = data.draw(st.integers(0, len(batch)))
+
+    async def check() -> None:
+        async with opened(None) as whole, opened(None) as parts:
+            await whole.apply(Changes(events=batch, epochs={0: 1, 1: 2}))
+            assert await whole.digest() != await parts.digest()
+            early = [with_routes(s, *(RouteState(r.target) for r in s.routes)) for s in shuffled[:cut]]
+            await parts.apply(Changes(events=early, epochs={1: 2}))
+            await parts.apply(Changes(events=shuffled, epochs={0: 1}))
+            assert await whole.digest() == await parts.digest()
+
+    asyncio.run(check())
+
+
+def changed(value: object) -> object:
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int) else f"{value or ''}x"
+
+
+EVENT = event(1, retrying(NOW_MS), actor={"id": "u"}, metadata={"k": "v"}, idempotency_key="k")
+ATTEMPT = attempt(EVENT, 1, 7)
+WHOLE = Changes(
+    events=[EVENT],
+    attempts=[ATTEMPT],
+    quarantined=[Quarantined(lifecycle(0), 1, "poison", 1)],
+    epochs={0: 1},
+    trims=[Trim(source_of(EVENT), 1, 1)],
+)
+VARIANTS = [
+    *(
+        replace(WHOLE, events=[replace(EVENT, **{field: changed(getattr(EVENT, field))})])
+        for field in EVENT.__struct_fields__
+        if field not in {"routes", "actor_json", "metadata_json"}
+    ),
+    *(replace(WHOLE, events=[replace(EVENT, **{field: "{}"})]) for field in ("actor_json", "metadata_json")),
+    *(
+        replace(
+            WHOLE,
+            events=[replace(EVENT, routes=(replace(route, **{field: changed(getattr(route, field))}),))],
+        )
+        for route in EVENT.routes
+        for field in route.__struct_fields__
+    ),
+    *(
+        replace(WHOLE, attempts=[replace(ATTEMPT, **{field: changed(getattr(ATTEMPT, field))})])
+        for field in ATTEMPT.__struct_fields__
+    ),
+    *(
+        replace(WHOLE, quarantined=[Quarantined(*bad, 1)])
+        for bad in (
+            (lifecycle(1), 1, "poison"),
+            (lifecycle(0), 2, "poison"),
+            (lifecycle(0), 1, "other"),
+        )
+    ),
+    replace(WHOLE, epochs={1: 1}),
+    replace(WHOLE, epochs={0: 2}),
+    replace(WHOLE, trims=[Trim(source_of(EVENT), 0, 1)]),
+    replace(WHOLE, trims=[Trim(lifecycle(0), 1, 1)]),
+]
+
+
+async def test_the_digest_holds_every_column() -> None:
+    async def digest_of(one: Changes) -> str:
+        async with opened(None) as store:
+            await store.apply(replace(one, advances=[Advance(lifecycle(0), 0, 5)]))
+            return await store.digest()
+
+    seen = [await digest_of(one) for one in (WHOLE, *VARIANTS)]
+    assert len(set(seen)) == len(seen)
+    later = replace(WHOLE, quarantined=[Quarantined(lifecycle(0), 1, "poison", 2)])
+    assert await digest_of(later) == seen[0]
+
+
+async def test_the_digest_goes_through_every_chunk(store: ReadModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_digest, "CHUNK_ROWS", 3)
+    rows = [event(number, retrying(1), metadata={"k": "v"}) for number in range(10)]
+    await store.apply(Changes(events=rows[:9]))  # whole chunks
+    before = await store.digest()
+    await store.apply(Changes(events=[with_routes(rows[8], retrying(2))]))
+    changed_last = await store.digest()
+    await store.apply(Changes(events=rows[9:]))
+    assert len({before, changed_last, await store.digest()}) == 3
