@@ -12,8 +12,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from atlas.core.facts import DeliveryAttempted, DeliveryFact, EventRecord
+from atlas.core.ids import id_time_ms
 from atlas.core.lifecycle import QUEUED, IllegalTransition, RouteState, event_status, evolve
-from atlas.core.timestamps import parse_filter_time
 
 
 class EventState(Struct, frozen=True, kw_only=True):
@@ -76,7 +76,7 @@ def accepted(record: EventRecord, topic: str, partition: int, offset: int) -> Ev
         environment=record.environment,
         stream=record.stream,
         type=record.type,
-        received_at_ms=parse_filter_time(record.received_at),
+        received_at_ms=id_time_ms(record.id),
         occurred_at=record.occurred_at,
         idempotency_key=record.idempotency_key,
         actor_json=_compact(record.actor),

@@ -17,7 +17,8 @@ from atlas.core.facts import (
     decode_event,
     decode_lifecycle,
 )
-from atlas.core.ids import is_id
+from atlas.core.ids import id_time_ms, is_id
+from atlas.core.timestamps import format_ms
 
 Headers = Iterable[tuple[str, bytes]]
 
@@ -52,7 +53,16 @@ def event_in(value: bytes | None, headers: Headers, topic: TopicName) -> EventRe
         raise Poison("the record belongs to another topic")
     if not is_id("evt_", event.id):
         raise Poison("malformed event id")
+    if event.received_at != _time_in(event.id):
+        raise Poison("received_at is not the time in the id")
     return event
+
+
+def _time_in(event_id: str) -> str | None:
+    try:
+        return format_ms(id_time_ms(event_id))
+    except ValueError:  # a year past 9999
+        return None
 
 
 def fact_in(value: bytes | None, headers: Headers) -> LifecycleFact:

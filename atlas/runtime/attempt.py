@@ -19,11 +19,10 @@ from atlas.core.facts import (
     FactError,
     decode_event,
 )
-from atlas.core.ids import delivery_id
+from atlas.core.ids import delivery_id, id_time_ms
 from atlas.core.lifecycle import DELIVERED, FAILED, RETRY_SCHEDULED
 from atlas.core.retry import retry_delay_ms
 from atlas.core.signing import delivery_headers
-from atlas.core.timestamps import parse_filter_time
 from atlas.ports.clock import Clock
 from atlas.ports.log import Log, TopicPartition
 from atlas.ports.secret_box import SecretBox
@@ -116,7 +115,7 @@ class Attempter:
         started_ms = self._clock.now_ms()
         started_s = self._clock.monotonic_s()
         if work.attempt == 1:
-            waited_ms = started_ms - parse_filter_time(record.received_at)
+            waited_ms = started_ms - id_time_ms(work.event_id)
             self._metrics.first_attempt_seconds.observe(max(0, waited_ms) / 1000)
         slow = asyncio.get_running_loop().call_later(STARTED_AFTER_S, self._tell_started, work, started_ms)
         try:

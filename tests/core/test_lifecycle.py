@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -38,7 +39,7 @@ from atlas.core.lifecycle import (
 )
 
 ERROR = FactError("upstream_status", "Target answered 503")
-NAMED = {"epoch": 0, "event_id": "evt_1", "topic": "atlas.live.ws_1.orders", "offset": 7, "target": "wf_a"}
+NAMED: dict[str, Any] = {"epoch": 0, "event_id": "evt_1", "topic": "atlas.live.ws_1.orders", "offset": 7, "target": "wf_a"}
 
 
 def started(attempt: int) -> DeliveryStarted:
