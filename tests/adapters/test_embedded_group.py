@@ -103,3 +103,18 @@ async def test_members_that_beat_are_left_alone_for_days(clock: VirtualClock, tm
         clock.jump(-86_400)
         assert [member.assignment() for member in members] == before
     await log.close()
+
+
+@virtual_time
+async def test_who_stays_keeps_what_it_holds(clock: VirtualClock, tmp_path: Path) -> None:
+    log = await opened(tmp_path, clock)
+    members = []
+    for _ in range(3):
+        members.append(await log.join("g", "t"))
+        await settle()
+    leaver, *stayers = members
+    before = [member.assignment() for member in stayers]
+    await leaver.leave()
+    assert all(old < member.assignment() for old, member in zip(before, stayers, strict=True))
+    assert frozenset().union(*(member.assignment() for member in stayers)) == ALL
+    await log.close()

@@ -99,6 +99,19 @@ async def test_what_waits_shares_one_transaction(tmp_path: Path) -> None:
     await log.close()
 
 
+async def test_a_group_that_fails_for_whatever_reason_leaves_nothing(tmp_path: Path) -> None:
+    log = await opened(tmp_path, threads=False)
+    good = Candidate("t", 0, NewRecord(b"good"), b"frozen", b"k" * 16, b"hash")
+    bad = Candidate("t", 0, NewRecord(b"bad"), None, b"l" * 16, b"hash")  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(LogUnavailable):
+        await log.accept([good, bad])
+    assert await log.find(b"k" * 16, b"hash") is None
+    [outcome] = await log.accept([good])
+    assert outcome.verdict is Verdict.APPENDED
+    assert await log.end_offsets([SOURCE]) == {SOURCE: 1}
+    await log.close()
+
+
 # --- rows
 
 
@@ -220,6 +233,33 @@ async def test_a_trim_that_a_crash_cut_off_is_finished_at_the_next_start(tmp_pat
     assert await log.start_offsets([SOURCE]) == {SOURCE: 700}
     assert rows(tmp_path, "SELECT MIN(base_offset) FROM batch") == [(700,)]
     await log.close()
+
+
+# --- time
+
+
+@pytest.mark.parametrize("trimmed", [True, False])
+@pytest.mark.parametrize("reopened", [True, False])
+def test_times_do_not_fall_with_the_clock(tmp_path: Path, trimmed: bool, reopened: bool) -> None:
+    @virtual_time
+    async def scenario(clock: VirtualClock) -> None:
+        log = await EmbeddedLog.open(tmp_path / "log.db", clock, threads=False)
+        await log.create_topic("t", 1, None)
+        await log.append("t", 0, [NewRecord(b"x")])
+        newest_ms = clock.now_ms()
+        if trimmed:
+            await log.delete_records(SOURCE, 1)
+        clock.jump(-86_400)
+        if reopened:
+            await log.close()
+            log = await EmbeddedLog.open(tmp_path / "log.db", clock, threads=False)
+        assert log.newest_timestamp_ms == newest_ms
+        await log.append("t", 0, [NewRecord(b"y")])
+        assert (await log.fetch(SOURCE, 1)).timestamp_ms == newest_ms
+        assert await log.offset_at(SOURCE, newest_ms + 1) == 2
+        await log.close()
+
+    scenario()
 
 
 # --- deadlines and limits
