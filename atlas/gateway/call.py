@@ -102,6 +102,4 @@ def list_reply(items: list[dict[str, Any]], limit: int) -> Reply:
     """A page. `items` holds up to one more than `limit`: that is how `has_more` is known."""
     page, has_more = items[:limit], len(items) > limit
     cursor = page[-1]["id"] if has_more else None
-    return json_reply(
-        200, {"object": "list", "data": page, "has_more": has_more, "next_cursor": cursor}
-    )
+    return json_reply(200, {"object": "list", "data": page, "has_more": has_more, "next_cursor": cursor})
