@@ -101,6 +101,7 @@ async def test_what_waits_shares_one_transaction(tmp_path: Path) -> None:
 
 async def test_a_group_that_fails_for_whatever_reason_leaves_nothing(tmp_path: Path) -> None:
     log = await opened(tmp_path, threads=False)
+    await log.accept([Candidate("t", 1, NewRecord(b"before"), b"frozen", b"j" * 16, b"hash")])
     good = Candidate("t", 0, NewRecord(b"good"), b"frozen", b"k" * 16, b"hash")
     bad = Candidate("t", 0, NewRecord(b"bad"), None, b"l" * 16, b"hash")  # type: ignore[arg-type]  # on purpose
     with pytest.raises(LogUnavailable):
