@@ -38,6 +38,7 @@ from atlas.runtime.registry import Registry
 from atlas.runtime.shard_owner import OwnerServices
 from atlas.runtime.supervisor import Supervisor
 from atlas.runtime.telemetry import Metrics
+from atlas.runtime.topics import TopicReconciler
 from atlas.runtime.trimmer import LIFECYCLE_RETENTION_MS
 from consumers.deliverer import Deliverer
 from consumers.projector import Projector
@@ -163,6 +164,7 @@ class Atlas:
         """Fold the control log, then start whatever runs in the background."""
         self.supervisor.start("control fold", self.registry.run)
         await self._fold_control()
+        self.supervisor.start("topics", TopicReconciler(self.log, self.registry).run)
         self.supervisor.start("idempotency", self._expire_keys)
         self.supervisor.start("progress", self.readiness.run)
         self.readiness.queue("deliveries", lambda: self.deliverer.engine.queued)

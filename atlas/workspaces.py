@@ -74,7 +74,7 @@ _ACTIONS: Final[Mapping[str, Callable[..., Awaitable[dict[str, Any]]]]] = {
 def _show_table(workspaces: Iterable[dict[str, Any]]) -> None:
     table = Table("id", "name", "status", "live quota", "test quota", "created", box=None, pad_edge=False)
     for each in workspaces:
-        quotas = (_quota(each["quotas"][environment]) for environment in ("live", "test"))
+        quotas = (_quota(each["quota"][environment]) for environment in ("live", "test"))
         table.add_row(each["id"], each["name"], each["status"], *quotas, each["created_at"])
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
@@ -84,7 +84,7 @@ def _show_table(workspaces: Iterable[dict[str, Any]]) -> None:
 
 def _show_one(workspace: dict[str, Any]) -> None:
     rows = [(field, workspace[field]) for field in ("id", "name", "status")]
-    rows += [(f"{environment} quota", _quota(quota)) for environment, quota in workspace["quotas"].items()]
+    rows += [(f"{environment} quota", _quota(quota)) for environment, quota in workspace["quota"].items()]
     rows += [(f"{key['environment']} secret key", key["secret"]) for key in workspace.get("keys", [])]
     for name, text in rows:
         click.echo(f"{name:<16} {text}")

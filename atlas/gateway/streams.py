@@ -1,8 +1,7 @@
 """`/v1/event-streams` (reference, "Create an event stream"; API notes, "Streams").
 
 A stream's topic is made after the fold has accepted the stream and before the 201, so that whoever has
-the answer can send. The log drops records on its own only `BACKSTOP_DAYS` after the stream's retention:
-until then it is the deliverer that trims, and writes down what it trimmed.
+the answer can send.
 """
 
 from __future__ import annotations
@@ -20,22 +19,10 @@ from atlas.gateway.pages import cursor_with, page
 from atlas.gateway.parameters import refuse_parameters
 from atlas.gateway.views import stream_view
 from atlas.gateway.visible_streams import stream_not_found, visible_streams
-from atlas.ports.log import Log
+from atlas.runtime.topics import provide_topic
 
 ID_PREFIX: Final = "stm_"
-BACKSTOP_DAYS: Final = 3
-_DAY_MS: Final = 86_400_000
 _CURSOR: Final = cursor_with(ID_PREFIX)
-
-
-async def provide_topic(log: Log, stream: Stream) -> None:
-    """Create the stream's topic, or, if it is there, bring its retention up to date.
-
-    Raises:
-        LogUnavailable: nobody can tell whether that happened; do it again.
-    """
-    retention_ms = stream.retention_ms + BACKSTOP_DAYS * _DAY_MS
-    await log.create_topic(stream.topic, log.shards, retention_ms)
 
 
 class Streams:

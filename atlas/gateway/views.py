@@ -72,7 +72,7 @@ def workspace_view(workspace: Workspace, default: Quota) -> dict[str, Any]:
         "object": "workspace",
         "name": workspace.name,
         "status": workspace.status,
-        "quotas": quotas,
+        "quota": quotas,
         "created_at": format_ms(workspace.created_at_ms),
     }
 

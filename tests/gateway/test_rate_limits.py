@@ -97,14 +97,14 @@ async def test_an_operators_change_holds_from_the_next_request(clock: VirtualClo
         small = {"requests_per_minute": 60, "burst": 10}
         answer = await g.operator.patch(path, {"quota": {"live": small}})
         default = {"requests_per_minute": 1_200, "burst": 200}
-        assert answer.json()["quotas"] == {"live": small, "test": default}
+        assert answer.json()["quota"] == {"live": small, "test": default}
         refused = await g.live.get("/v1/events")
         assert refused.status == 429
         assert refused.header("x-ratelimit-limit") == "10"
         assert refused.details == {"retry_after_ms": 41_000}
         assert await _granted(g.test, 200) == 200
         answer = await g.operator.patch(path, {"quota": {"live": None}})
-        assert answer.json()["quotas"] == {"live": default, "test": default}
+        assert answer.json()["quota"] == {"live": default, "test": default}
         assert await _granted(g.live, 300) == 150  # what was taken before is not refunded
 
 

@@ -10,7 +10,7 @@ from tests.gateway.harness import EVENT, gateway
 from tests.virtual_time import VirtualClock, pass_time, virtual_time
 
 PATH = "/admin/v1/workspaces"
-FIELDS = ["id", "object", "name", "status", "quotas", "created_at"]
+FIELDS = ["id", "object", "name", "status", "quota", "created_at"]
 
 
 @virtual_time
@@ -27,7 +27,7 @@ async def test_a_new_workspace_in_full(clock: VirtualClock, tmp_path: Path) -> N
             "object": "workspace",
             "name": "Umbra",
             "status": "enabled",
-            "quotas": {"live": quota, "test": quota},
+            "quota": {"live": quota, "test": quota},
             "created_at": "2026-01-01T00:00:00.000Z",
         }
         assert [(key["kind"], key["environment"], key["streams"]) for key in keys] == [

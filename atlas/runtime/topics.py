@@ -1,0 +1,60 @@
+"""Topics of streams: made before a stream's 201, and reconciled from the fold after a crash in between.
+
+The log drops records on its own only `BACKSTOP_DAYS` after a stream's retention: until then it is the
+shard's owner that trims, and writes down what it trimmed (design section 5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from atlas.core.entities import Stream
+from atlas.ports.log import Log, TopicPartition
+from atlas.runtime.registry import Registry
+
+BACKSTOP_DAYS: Final = 3
+#: How often the fold is compared with the topics there are.
+RECONCILE_EVERY_S: Final = 5.0
+_DAY_MS: Final = 86_400_000
+
+log_line = structlog.get_logger()
+
+
+async def provide_topic(log: Log, stream: Stream) -> None:
+    """Create the stream's topic, or, if it is there, bring its retention up to date.
+
+    Raises:
+        LogUnavailable: nobody can tell whether that happened; do it again.
+    """
+    retention_ms = stream.retention_ms + BACKSTOP_DAYS * _DAY_MS
+    await log.create_topic(stream.topic, log.shards, retention_ms)
+
+
+class TopicReconciler:
+    """Makes the topics that streams lack. `run` must be kept running by a supervisor."""
+
+    def __init__(self, log: Log, registry: Registry) -> None:
+        self._log, self._registry = log, registry
+
+    async def run(self) -> None:
+        """Reconcile for ever.
+
+        Raises:
+            LogUnavailable: a topic could not be made; start again later.
+        """
+        while True:
+            await self.reconcile()
+            await asyncio.sleep(RECONCILE_EVERY_S)
+
+    async def reconcile(self) -> None:
+        """Make every topic that is missing now."""
+        streams = [s for by_name in self._registry.state.streams.values() for s in by_name.values()]
+        first = {TopicPartition(stream.topic, 0): stream for stream in streams}
+        there = await self._log.end_offsets(first)
+        for source in first.keys() - there.keys():
+            stream = first[source]
+            await provide_topic(self._log, stream)
+            log_line.warning("topic made after a crash", topic=stream.topic)
