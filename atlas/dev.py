@@ -120,6 +120,7 @@ async def _serve(
 ) -> None:
     serving = asyncio.create_task(serve(atlas.app, sock, options.server, stop))
     announcing = asyncio.create_task(_announce_when_ready(atlas, sock, announce))
+    announcing.add_done_callback(lambda task: stop.set() if _failed(task) else None)
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stop.set()
@@ -140,7 +141,8 @@ async def _announce_when_ready(atlas: Atlas, sock: socket.socket, announce: Call
                 await asyncio.sleep(_POLL_S)
             while (await atlas.readiness.report())["status"] != "ready":  # noqa: ASYNC110  # it tells nobody
                 await asyncio.sleep(_POLL_S)
-    # What start-up made stays: the collector need not look at it again and again.
+    # What start-up made stays: the collector need not look at it again and again. The slowest of 16,000
+    # requests took 30 to 75 ms without this, 16 to 44 ms with it; higher thresholds changed nothing.
     gc.collect()
     gc.freeze()
     announce()
@@ -154,14 +156,23 @@ async def _answers(sock: socket.socket) -> None:
     writer.close()
 
 
+def _failed(task: asyncio.Task[None]) -> bool:
+    return not task.cancelled() and task.exception() is not None
+
+
 def _announce(running: Installation, as_json: bool) -> None:
-    with contextlib.suppress(BrokenPipeError):  # whoever started us does not want to know
-        if not as_json:
-            show(Console(highlight=False), running)
-            return
-        line = orjson.dumps({name: getattr(running, name) for name in JSON_FIELDS})
-        sys.stdout.write(line.decode() + "\n")
+    if as_json:
+        text = orjson.dumps({name: getattr(running, name) for name in JSON_FIELDS}).decode() + "\n"
+    else:
+        console = Console(highlight=False)
+        with console.capture() as captured:
+            show(console, running)
+        text = captured.get()
+    try:
+        sys.stdout.write(text)
         sys.stdout.flush()
+    except BrokenPipeError:  # whoever started us does not want to know; nor will Python at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _on_signals(stop: asyncio.Event) -> None:

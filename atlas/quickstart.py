@@ -82,7 +82,6 @@ def show(console: Console, atlas: Installation) -> None:
         _step(console, STEP_1, create_stream(atlas.url, atlas.live_secret_key))
     _step(console, STEP_2, send_event(atlas.url, atlas.live_secret_key))
     _step(console, STEP_3, check_status(atlas.url, atlas.live_secret_key))
-    console.file.flush()
 
 
 def _step(console: Console, title: str, command: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -19,7 +20,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.processes import Dev, eventually, request, run_atlas, spawn, start_dev
+from tests.processes import Dev, end, eventually, request, run_atlas, spawn, start_dev
 
 STOP_WITHIN_S: Final = 5.0
 SERVERS: Final = ("hypercorn", "uvicorn")
@@ -289,17 +290,39 @@ def test_a_second_interrupt_ends_it_at_once(tmp_path: Path, hanging_target: sock
             assert time.monotonic() - started_s < 1
 
 
-def test_nobody_needs_to_read_what_it_prints(tmp_path: Path) -> None:
-    process = spawn(["dev", "--port", "0", "--data-dir", str(tmp_path / "data")], stderr=subprocess.DEVNULL)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_may_be_ended_while_it_starts(tmp_path: Path, number: int) -> None:
+    process = spawn(["dev", "--port", "0", "--data-dir", str(tmp_path / "data")], stderr=subprocess.PIPE)
+    try:
+        eventually((tmp_path / "data" / "lock").exists, "it has taken its directory")
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert "Traceback" not in stderr
+    finally:
+        end(process)
+
+
+def test_it_listens_where_it_is_told(tmp_path: Path) -> None:
+    with start_dev(tmp_path, "--host", "0.0.0.0") as dev:
+        assert dev.url == f"http://127.0.0.1:{dev.port}"  # what can be called, not what was bound
+        assert dev.request("GET", "/v1/event-streams").status == 200
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_nobody_needs_to_read_what_it_prints(tmp_path: Path, arguments: list[str]) -> None:
+    command = ["dev", "--port", "0", "--data-dir", str(tmp_path / "data"), *arguments]
+    process = spawn(command, stderr=subprocess.DEVNULL)
     try:
         assert process.stdout is not None
         process.stdout.close()
-        eventually(lambda: (tmp_path / "data" / "workspace.json").exists(), "it has started")
+        stdout = Path(f"/proc/{process.pid}/fd/1")
+        eventually(lambda: stdout.readlink() == Path(os.devnull), "it has noticed that nobody reads")
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     finally:
-        process.kill()
-        process.wait(20)
+        end(process)
 
 
 # --- kill -9
