@@ -27,6 +27,8 @@ CATCH_UP_MAX_S: Final = 1.0
 #: How long a proposal may take, resends included, before its caller gets 503.
 PROPOSE_MAX_S: Final = 10.0
 _POLL_S: Final = 2.0
+#: Beside a steady flow of commands no poll is ever empty: the end is looked at this often then.
+_CONFIRM_EVERY_S: Final = 1.0
 _RECORDS_MAX: Final = 1_000
 
 Listener = Callable[[Command, Decision], None]
@@ -82,7 +84,7 @@ class Registry:
                 for batch in batches:
                     for record in batch.records:
                         self._fold(record.value, record.offset)
-                if not batches:
+                if not batches or self._clock.monotonic_s() - self._confirmed_s >= _CONFIRM_EVERY_S:
                     await self._confirm()
         finally:
             await reader.close()
