@@ -39,7 +39,13 @@ from atlas.core.lifecycle import (
 )
 
 ERROR = FactError("upstream_status", "Target answered 503")
-NAMED: dict[str, Any] = {"epoch": 0, "event_id": "evt_1", "topic": "atlas.live.ws_1.orders", "offset": 7, "target": "wf_a"}
+NAMED: dict[str, Any] = {
+    "epoch": 0,
+    "event_id": "evt_1",
+    "topic": "atlas.live.ws_1.orders",
+    "offset": 7,
+    "target": "wf_a",
+}
 
 
 def started(attempt: int) -> DeliveryStarted:

@@ -53,8 +53,8 @@ def test_a_started_attempt_decides_nothing() -> None:
 def test_folding_may_begin_at_a_checkpoint() -> None:
     route = DecidedRoute(TOPIC, 9, "wf_b")
     point = ShardCheckpoint(epoch=0, next_offsets={TOPIC: 7}, decided=(route,), at_ms=1)
-    facts = [claimed(), attempted(0, 1, "wf_a"), point, attempted(0, 3, "wf_a"), attempted(0, 8, "wf_a")]
-    shard = fold(facts, start=2)
+    facts: list[LifecycleFact] = [claimed(), attempted(0, 1, "wf_a"), point, attempted(0, 3, "wf_a")]
+    shard = fold([*facts, attempted(0, 8, "wf_a")], start=2)
     assert shard.next_offsets == {TOPIC: 7}
     assert shard.decided == {(TOPIC, 9, "wf_b"), (TOPIC, 8, "wf_a")}
 
