@@ -24,6 +24,9 @@ BODY_DEADLINE_S: Final = 30.0
 # JSON.
 #: Nested containers, the top-level object (in a batch: each item) being 1.
 DEPTH_MAX: Final = 64
+#: Objects and arrays in a body. Not in the documents: 8 MiB of `[]` would be 300 MB of memory and hold the
+#: event loop for seconds; this many take a tenth of one. An event's `data` of under 256 KB has at most half.
+CONTAINERS_MAX: Final = 262_144
 INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**64 - 1
 #: `details.field` is cut here: a key may be a megabyte long, and the answer should not be.

@@ -63,7 +63,10 @@ class BatchEventIn(EventIn, frozen=True, kw_only=True):
 
 
 class BatchIn(_Body, frozen=True, kw_only=True):
-    """Body of `POST /v1/events/batch`; items are parsed one by one, so that a bad one spoils no other."""
+    """Body of `POST /v1/events/batch`; items are parsed one by one, so that a bad one spoils no other.
+
+    Nothing in them is looked at before: a NUL, which an item may hold in its `data`, least of all.
+    """
 
     events: Annotated[list[Any], Meta(min_length=1, max_length=limits.BATCH_EVENTS_MAX)]
 
@@ -174,7 +177,7 @@ def parse(model: type[Model], value: object, at: str = "") -> Model:
         parsed = msgspec.convert(value, model)
     except msgspec.ValidationError as error:
         raise _explain(model, value, str(error), at) from None
-    if not isinstance(parsed, EventIn):
+    if not isinstance(parsed, (EventIn, BatchIn)):
         _check(parsed, value, at)
     return parsed
 

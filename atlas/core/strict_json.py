@@ -11,6 +11,9 @@ arithmetic on the bytes, which is exact for text that orjson has accepted:
   19 behind a minus sign, is necessary for that; only then the numbers outside strings are looked at.
 - Depth. 64 opening brackets are needed for 64 levels; only where there are more are levels counted.
 
+Containers are counted before anything is parsed: what they take in memory and time is out of all
+proportion to their two bytes.
+
 Nothing here recurses, and everything is linear in the body. The place of what is wrong is looked for
 only once it is known that something is.
 """
@@ -25,11 +28,12 @@ from typing import Any, Final, Literal
 import orjson
 
 from atlas.core.errors import InvalidRequest
-from atlas.core.limits import DEPTH_MAX, FIELD_PATH_CHARS_MAX, INTEGER_MAX, INTEGER_MIN
+from atlas.core.limits import CONTAINERS_MAX, DEPTH_MAX, FIELD_PATH_CHARS_MAX, INTEGER_MAX, INTEGER_MIN
 
 PAYLOAD_HASH_BYTES: Final = 16
 
 _TOO_DEEP: Final = f"is nested deeper than {DEPTH_MAX} levels"
+_TOO_MANY: Final = f"the body holds more than {CONTAINERS_MAX:,} objects and arrays"
 _REPEATED: Final = "repeats a key of the same object"
 _INTEGER: Final = "is an integer outside -2^63..2^64-1"
 _NUMBER: Final = "is a number beyond what a double can hold"
@@ -64,6 +68,9 @@ def loads(body: bytes, *, envelope_depth: int = 0) -> dict[str, Any]:
         InvalidRequest: refused by the rules above; `field` is the dotted path of the first thing wrong
             where it can be told, None where the text is not JSON at all.
     """
+    brackets = _brackets(body)
+    if brackets > CONTAINERS_MAX and _brackets(_STRINGS.sub(b"", body)) > CONTAINERS_MAX:
+        raise InvalidRequest(None, _TOO_MANY)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -71,7 +78,7 @@ def loads(body: bytes, *, envelope_depth: int = 0) -> dict[str, Any]:
     if type(value) is not dict:
         raise InvalidRequest(None, "the body must be a JSON object")
     depth_max = DEPTH_MAX + envelope_depth
-    if body.count(b"{") + body.count(b"[") > depth_max and _is_deeper(value, depth_max):
+    if brackets > depth_max and _is_deeper(value, depth_max):
         raise _wrong(body, envelope_depth, _TOO_DEEP)
     zeros = body.translate(_DIGITS_TO_0)
     if (_LONG_POSITIVE in zeros or _LONG_NEGATIVE in zeros) and _holds_large_integer(body):
@@ -115,6 +122,10 @@ def find_nul(value: object, at: str = "") -> str | None:
 
 def _join(path: str, segment: str) -> str:
     return f"{path}.{segment}" if path else segment
+
+
+def _brackets(text: bytes) -> int:
+    return text.count(b"{") + text.count(b"[")
 
 
 def _is_deeper(value: object, depth_max: int) -> bool:

@@ -105,7 +105,8 @@ class Ingest:
         raw = call.header(_KEY_HEADER)
         header = None if raw is None else check_idempotency_key(raw, BATCH_IDEMPOTENCY_KEY_CHARS_MAX)
         scope = call.principal.scope
-        checked = [_check_item(scope, header, index, item) for index, item in enumerate(_items(body))]
+        items = parse(BatchIn, body).events
+        checked = [_check_item(scope, header, index, item) for index, item in enumerate(items)]
         results = await self._decide(call, checked)
         counts = Counter([result.verdict if isinstance(result, Outcome) else None for result in results])
         for verdict, counter in self._verdicts.items():
@@ -183,17 +184,6 @@ def _check_single(call: Call, body: dict[str, Any]) -> _Checked:
     text = None if header is None else check_idempotency_key(header)
     event = check_event(parse(EventIn, body))
     return _Checked(event, None if text is None else acceptance.sent_key(call.principal.scope, text, body))
-
-
-def _items(body: dict[str, Any]) -> list[Any]:
-    """The events of a batch, unchecked: only what is around them is held to the rules here.
-
-    They are left out of what `parse` sees, because it refuses a body for a NUL anywhere in it, and each
-    event answers for itself (and may hold one in `data`).
-    """
-    events = body.get("events")
-    parse(BatchIn, {**body, "events": [None] * len(events)} if isinstance(events, list) else body)
-    return body["events"]  # type: ignore[no-any-return]  # a list, or parse had raised
 
 
 def _check_item(scope: Scope, header: str | None, index: int, item: Any) -> _Checked | ApiError:
