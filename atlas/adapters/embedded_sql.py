@@ -11,8 +11,10 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
-#: Rows in one statement: few sizes, so that the statements stay prepared.
-CHUNKS: Final = (256, 32, 4, 1)
+#: Rows in one statement: few enough sizes that all the statements stay prepared, and every small
+#: number, so that a usual group takes one step.
+ONE_STATEMENT_ROWS: Final = 32
+CHUNKS: Final = (256, 128, 64, *range(ONE_STATEMENT_ROWS, 0, -1))
 
 #: A row of `batch` is a run of records of one partition, as msgpack.
 SCHEMA: Final = """
@@ -49,7 +51,7 @@ def insert(
             done += size
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def _insert_sql(table: str, columns: tuple[str, ...], rows: int) -> str:
     marks = ",".join(["(" + ",".join("?" * len(columns)) + ")"] * rows)
     return f"INSERT INTO {table} ({','.join(columns)}) VALUES {marks}"  # noqa: S608  # our own names

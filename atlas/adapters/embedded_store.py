@@ -8,13 +8,14 @@ between.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
 from atlas.adapters.embedded_batches import Accept, Append, Group, GroupWriting, Topic
 from atlas.adapters.embedded_keys import KeyBuckets
-from atlas.adapters.embedded_sql import BATCH_COLUMNS, SCHEMA, insert
+from atlas.adapters.embedded_sql import BATCH_COLUMNS, ONE_STATEMENT_ROWS, SCHEMA, insert
 from atlas.core.errors import LogUnavailable
 from atlas.ports.acceptor import Outcome
 from atlas.ports.log import TopicPartition
@@ -89,26 +90,26 @@ class EmbeddedStore:
         Raises:
             LogUnavailable: nothing of it was appended (disk full, I/O error).
         """
-        group = self._transaction(lambda: self._append_group(requests))
-        for run in group.committed:
+        with self._translated():
+            writing = GroupWriting(max(self._now_ms(), self.last_timestamp_ms))
+            writing.known = self._keys.find(_dedup_keys(requests))
+        results = [_decide(writing, request) for request in requests]
+        committed = writing.committed()
+        rows = [run.row() for run in committed]
+        if writing.new_keys or len(rows) > ONE_STATEMENT_ROWS:
+            self._transaction(lambda: self._insert(rows, writing))
+        elif rows:
+            with self._translated():
+                insert(self._db, "batch", BATCH_COLUMNS, rows)  # one statement is one transaction
+        for run in committed:
             run.topic.ends[run.partition] = run.next_offset
             self.last_timestamp_ms = run.timestamp_ms
-        return group
+        return Group(results, committed)
 
-    def _append_group(self, requests: Sequence[Append | Accept]) -> Group:
-        writing = GroupWriting(max(self._now_ms(), self.last_timestamp_ms))
-        writing.known = self._keys.find(_dedup_keys(requests))
-        results: list[int | list[Outcome]] = []
-        for request in requests:
-            if isinstance(request, Append):
-                results.append(writing.append(request.topic, request.partition, request.records))
-            else:
-                results.append([writing.accept(*item) for item in request.candidates])
-        committed = writing.committed()
-        insert(self._db, "batch", BATCH_COLUMNS, [run.row() for run in committed])
+    def _insert(self, rows: Sequence[Sequence[object]], writing: GroupWriting) -> None:
+        insert(self._db, "batch", BATCH_COLUMNS, rows)
         if writing.new_keys:
             self._keys.add(writing.new_keys, writing.timestamp_ms)
-        return Group(results, committed)
 
     def find_key(self, dedup_key: bytes) -> tuple[bytes, bytes] | None:
         """Payload hash and frozen response of a dedup key, if it is taken."""
@@ -225,18 +226,26 @@ class EmbeddedStore:
     def _transaction(self, work: Callable[[], T]) -> T:
         buckets = self._keys.numbers
         try:
-            if self._db.in_transaction:  # an earlier roll-back failed
-                self._db.execute("ROLLBACK")
-            self._db.execute("BEGIN IMMEDIATE")
-            result = work()
-            self._db.execute("COMMIT")
-        except BaseException as error:
+            with self._translated():
+                self._db.execute("BEGIN IMMEDIATE")
+                result = work()
+                self._db.execute("COMMIT")
+        except BaseException:
             self._keys.numbers = buckets
             self._roll_back()
-            if isinstance(error, sqlite3.Error):
-                raise LogUnavailable(f"the log's file cannot be written: {error}") from error
             raise
         return result
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        if self._db.in_transaction:  # an earlier roll-back failed
+            self._roll_back()
+        if self._db.in_transaction:
+            raise LogUnavailable("the log's file cannot be rolled back")
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"the log's file cannot be written: {error}") from error
 
     def _roll_back(self) -> None:
         try:
@@ -244,6 +253,12 @@ class EmbeddedStore:
                 self._db.execute("ROLLBACK")
         except sqlite3.Error:
             pass  # the next transaction tries again; the caller hears of the first error
+
+
+def _decide(writing: GroupWriting, request: Append | Accept) -> int | list[Outcome]:
+    if isinstance(request, Append):
+        return writing.append(request.topic, request.partition, request.records)
+    return [writing.accept(*item) for item in request.candidates]
 
 
 def _dedup_keys(requests: Sequence[Append | Accept]) -> list[bytes]:

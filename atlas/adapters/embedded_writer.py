@@ -55,7 +55,8 @@ class Writer:
         self._store = store
         self._publish = publish
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sequence[_Item] | None] = queue.SimpleQueue()
+        self._collected: list[_Item] = []
         self._tasks: deque[_Task] = deque()  # the writing side's
         self._outstanding_bytes = 0
         self._deadlines: deque[tuple[float, asyncio.Future[Any]]] = deque()
@@ -98,6 +99,7 @@ class Writer:
             while self._turn():
                 pass
         else:
+            self._hand_over()
             self._queue.put(None)
             await asyncio.to_thread(self._thread.join)
 
@@ -111,14 +113,22 @@ class Writer:
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(_SWEEP_S, self._sweep)
-        self._queue.put(item)
+        self._collected.append(item)
         self._call_turn()
 
     def _call_turn(self) -> None:
-        """Inline: once however much is asked for, so that what an answer leads to comes first."""
-        if self._thread is None and not self._turn_due:
+        """Once for all that this turn of the loop asks for: fewer and larger groups, and the writer
+        does not fight the loop for the GIL while there is more to come.
+        """
+        if not self._turn_due:
             self._turn_due = True
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self._turn if self._thread is None else self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._turn_due = False
+        if self._collected:
+            self._queue.put(self._collected)
+            self._collected = []
 
     def _sweep(self) -> None:
         """Fail waiters past their deadline; their group goes on."""
@@ -152,11 +162,11 @@ class Writer:
         while going:
             requests: list[_Request] = []
             while (going and not requests and not self._tasks) or not self._queue.empty():
-                item = self._queue.get()
-                if item is None:
+                items = self._queue.get()
+                if items is None:
                     going = False
                 else:
-                    self._sort(item, requests)
+                    self._sort(items, requests)
             self._write(requests, self._post)
         while self._tasks:
             self._write([], self._post)
@@ -165,20 +175,20 @@ class Writer:
         """Inline: one group and one task. Returns whether there was anything to do."""
         self._turn_due = False
         requests: list[_Request] = []
-        while not self._queue.empty():
-            if (item := self._queue.get()) is not None:
-                self._sort(item, requests)
+        self._sort(self._collected, requests)
+        self._collected = []
         worked = bool(requests or self._tasks)
         self._write(requests, self._settle)
         if self._tasks and not self._closed:
             self._call_turn()
         return worked
 
-    def _sort(self, item: _Item, requests: list[_Request]) -> None:
-        if isinstance(item, _Request):
-            requests.append(item)
-        else:
-            self._tasks.append(item)
+    def _sort(self, items: Sequence[_Item], requests: list[_Request]) -> None:
+        for item in items:
+            if isinstance(item, _Request):
+                requests.append(item)
+            else:
+                self._tasks.append(item)
 
     def _write(self, requests: list[_Request], answer: Callable[..., None]) -> None:
         """One transaction for all requests, then one task in a transaction of its own."""

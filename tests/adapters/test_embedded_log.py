@@ -74,7 +74,8 @@ async def test_an_accepted_event_and_its_key_are_committed_as_one(tmp_path: Path
         await log.accept([Candidate("t", 0, NewRecord(b"value"), b"frozen", key, b"hash")])
     [transaction] = trace.transactions
     statements = [sql for sql, _ in transaction]
-    assert statements[-1] == "COMMIT"
+    assert keyed or len(statements) == 1
+    assert statements[-1] == "COMMIT" or not keyed
     assert sum(sql.startswith("INSERT INTO batch ") for sql in statements) == 1
     assert sum(sql.startswith("INSERT INTO idempotency_") for sql in statements) == int(keyed)
     await log.close()

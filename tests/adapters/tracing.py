@@ -19,20 +19,32 @@ class Trace:
         self._db = log._store._db
         self.transactions: list[list[tuple[str, int]]] = []
         self._changes = self._db.total_changes
+        self._open = False
 
     def statement(self, sql: str) -> None:
-        changed = self._db.total_changes - self._changes
-        self._changes += changed
+        self._account()
         if sql == "BEGIN IMMEDIATE":
             self.transactions.append([])
-        elif self.transactions:
-            if self.transactions[-1]:  # what is counted now is the work of the statement before
-                before, _ = self.transactions[-1][-1]
-                self.transactions[-1][-1] = (before, changed)
-            self.transactions[-1].append((sql, 0))
+            self._open = True
+            return
+        if not self._open and sql.startswith("SELECT"):
+            return
+        if not self._open:
+            self.transactions.append([])  # a statement by itself is a transaction of its own
+        self.transactions[-1].append((sql, 0))
+        self._open = self._open and sql not in ("COMMIT", "ROLLBACK")
+
+    def _account(self) -> None:
+        """What has changed since is the work of the statement before."""
+        changed = self._db.total_changes - self._changes
+        self._changes += changed
+        if changed:
+            before, counted = self.transactions[-1][-1]
+            self.transactions[-1][-1] = (before, counted + changed)
 
     def changes(self, prefix: str) -> list[int]:
         """Rows changed by each statement that begins so."""
+        self._account()
         statements = [one for transaction in self.transactions for one in transaction]
         return [changed for sql, changed in statements if sql.startswith(prefix)]
 
