@@ -29,9 +29,9 @@ class Deadlines:
 
     def start(self) -> Task:
         """The current task's time begins. It can have one deadline at a time."""
-        task = asyncio.current_task()
-        assert task is not None
         loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
+        assert task is not None
         due_s = loop.time() + self._after_s
         self._due_s[task] = due_s
         if self._timer is None:

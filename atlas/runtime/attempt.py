@@ -117,23 +117,25 @@ class Attempter:
         if work.attempt == 1:
             waited_ms = started_ms - id_time_ms(work.event_id)
             self._metrics.first_attempt_seconds.observe(max(0, waited_ms) / 1000)
+        delivery = delivery_id(work.event_id, work.target, work.replay)
         slow = asyncio.get_running_loop().call_later(STARTED_AFTER_S, self._tell_started, work, started_ms)
         try:
-            result = await self._sender.send(self._request(work, workflow, record, started_ms))
+            request = self._request(work, workflow, record, delivery, started_ms)
+            result = await self._sender.send(request)
         finally:
             slow.cancel()
         duration_ms = int((self._clock.monotonic_s() - started_s) * 1000)
         fact = self._outcome(work, workflow, result, started_ms, duration_ms)
-        self._report(work, fact, result)
+        self._report(work, delivery, fact)
         return fact
 
     def _request(
-        self, work: Work, workflow: Workflow, record: EventRecord, started_ms: int
+        self, work: Work, workflow: Workflow, record: EventRecord, delivery: str, started_ms: int
     ) -> DeliveryRequest:
         body = delivery_body(record)
         headers = delivery_headers(
             self._secrets(workflow, started_ms),
-            delivery_id(work.event_id, work.target, work.replay),
+            delivery,
             work.attempt,
             started_ms // 1000,
             body,
@@ -185,8 +187,8 @@ class Attempter:
             address=result.address,
         )
 
-    def _report(self, work: Work, fact: DeliveryAttempted, result: DeliveryResult) -> None:
-        labels = (fact.outcome, result.error_code or "")
+    def _report(self, work: Work, delivery: str, fact: DeliveryAttempted) -> None:
+        labels = (fact.outcome, fact.error.code if fact.error else "")
         counter = self._counters.get(labels)
         if counter is None:
             counter = self._counters[labels] = self._metrics.attempts.labels(*labels)
@@ -198,11 +200,11 @@ class Attempter:
             environment=work.scope[1],
             event_id=work.event_id,
             workflow_id=work.target,
-            delivery_id=delivery_id(work.event_id, work.target, work.replay),
+            delivery_id=delivery,
             attempt=fact.attempt,
             outcome=fact.outcome,
             http_status=fact.http_status,
-            error=result.error_code,
+            error=labels[1] or None,
             duration_ms=fact.duration_ms,
         )
 
