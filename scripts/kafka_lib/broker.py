@@ -1,0 +1,286 @@
+"""One Apache Kafka broker on this machine, without a container engine: jars by Maven, run by Java.
+
+Used by scripts/kafka and by the tests. Standard library only, so that it runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+HERE: Final = Path(__file__).resolve().parent
+#: Where jars and data lie unless told otherwise; ignored by git.
+CACHE: Final = HERE.parent.parent / ".kafka"
+JAVA_VERSION_MIN: Final = 17
+FETCH_MAX_S: Final = 600.0
+#: From a cold start on a busy machine of two cores; 3 s when it is idle.
+START_MAX_S: Final = 90.0
+STOP_MAX_S: Final = 15.0
+_POLL_S: Final = 0.05
+#: How a person gets a broker, in one line.
+HOW_TO: Final = (
+    "install Java 17 or later and Maven, or start Docker, or set ATLAS_TEST_KAFKA=host:port to a broker"
+)
+
+
+class NoBroker(Exception):
+    """It cannot be had here; the message says why."""
+
+
+class Broker:
+    """A broker over one directory; what it holds outlives `stop`, `kill` and `start`.
+
+    Args:
+        home: its directory: configuration, data, log file and process id.
+        cache: where the jars lie; fetched when they are missing.
+    """
+
+    def __init__(self, home: Path, cache: Path = CACHE) -> None:
+        self.home, self._cache = home, cache
+        self._pid_file = home / "broker.pid"
+        self._properties = home / "server.properties"
+
+    # -- controls -----------------------------------------------------------------------------
+
+    def start(self, port: int | None = None) -> str:
+        """Start it unless it runs, wait until it answers; returns its bootstrap address.
+
+        Args:
+            port: None: the one it had before, else any free one.
+
+        Raises:
+            NoBroker: Java or Maven is missing, or it did not start.
+        """
+        self.home.mkdir(parents=True, exist_ok=True)
+        with locked(self.home / "lock"):
+            if self.pid() is not None:
+                if port not in {None, self.port()}:
+                    raise NoBroker(f"it runs already, on port {self.port()}: stop it first")
+                return self.bootstrap()
+            jars = fetch_jars(self._cache)
+            self._configure(port)
+            if not (self.home / "data" / "meta.properties").exists():
+                self._format(jars)
+            self._launch(jars)
+            self._await_answer()
+            return self.bootstrap()
+
+    def stop(self) -> bool:
+        """End it, gently and then not; False when it did not run."""
+        pid = self.pid()
+        if pid is None:
+            return False
+        self.resume()  # one that is paused cannot hear SIGTERM
+        _signal(pid, signal.SIGTERM)
+        if not self._await_end(STOP_MAX_S):
+            _signal(pid, signal.SIGKILL)
+            self._await_end(STOP_MAX_S)
+        self._pid_file.unlink(missing_ok=True)
+        return True
+
+    def kill(self) -> None:
+        """End it with -9, and wait until it is gone."""
+        if (pid := self.pid()) is not None:
+            _signal(pid, signal.SIGKILL)
+            self._await_end(STOP_MAX_S)
+        self._pid_file.unlink(missing_ok=True)
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay up and nothing answers."""
+        if (pid := self.pid()) is not None:
+            _signal(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        if (pid := self.pid()) is not None:
+            _signal(pid, signal.SIGCONT)
+
+    # -- what it is ---------------------------------------------------------------------------
+
+    def pid(self) -> int | None:
+        """Its process id while it runs."""
+        try:
+            pid = int(self._pid_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        # A process id is used again by others: ours names its own configuration.
+        ps = ["ps", "-ww", "-o", "stat=,args=", "-p", str(pid)]
+        shown = subprocess.run(ps, capture_output=True, text=True, check=False).stdout
+        return pid if str(self._properties) in shown and not shown.startswith("Z") else None
+
+    def port(self) -> int:
+        """The port it listens on, or will by default; 0 before the first start."""
+        return self._setting(r"^listeners=PLAINTEXT://[^:]+:(\d+)")
+
+    def bootstrap(self) -> str:
+        """Its address, for clients."""
+        return f"127.0.0.1:{self.port()}"
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The end of what it printed."""
+        try:
+            return "\n".join((self.home / "broker.log").read_text(errors="replace").splitlines()[-lines:])
+        except FileNotFoundError:
+            return ""
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _setting(self, pattern: str) -> int:
+        try:
+            found = re.search(pattern, self._properties.read_text(), re.MULTILINE)
+        except FileNotFoundError:
+            return 0
+        return int(found[1]) if found else 0
+
+    def _configure(self, port: int | None) -> None:
+        controller_port = self._setting(r"^controller\.quorum\.bootstrap\.servers=[^:]+:(\d+)")
+        text = (HERE / "server.properties").read_text()
+        for name, value in {
+            "port": port or self.port() or _free_port(),
+            "controller_port": controller_port or _free_port(),
+            "log_directory": self.home / "data",
+        }.items():
+            text = text.replace(f"{{{name}}}", str(value))
+        self._properties.write_text(text)
+
+    def _format(self, jars: Path) -> None:
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        command = [*_java(jars), "-Xmx128m", "kafka.tools.StorageTool", "format", "--standalone"]
+        ended = subprocess.run(
+            [*command, "-t", cluster, "-c", str(self._properties)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_MAX_S,
+            check=False,
+        )
+        if ended.returncode != 0:
+            shutil.rmtree(self.home / "data", ignore_errors=True)
+            raise NoBroker(f"its data directory could not be made: {ended.stdout}{ended.stderr}")
+
+    def _launch(self, jars: Path) -> None:
+        memory = ["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC"]
+        with (self.home / "broker.log").open("ab") as log:
+            # A session of its own: Ctrl-C for whoever started it is not for the broker.
+            process = subprocess.Popen(
+                [*_java(jars), *memory, "kafka.Kafka", str(self._properties)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.home,
+                start_new_session=True,
+            )
+        self._pid_file.write_text(f"{process.pid}\n")
+        _children[process.pid] = process
+
+    def _await_answer(self) -> None:
+        deadline_s = time.monotonic() + START_MAX_S
+        while not _answers(self.port()):
+            if self.pid() is None or time.monotonic() > deadline_s:
+                self.kill()
+                raise NoBroker(f"the broker did not start:\n{self.log_tail()}")
+            time.sleep(_POLL_S)
+
+    def _await_end(self, timeout_s: float) -> bool:
+        deadline_s = time.monotonic() + timeout_s
+        while (pid := self.pid()) is not None:
+            if time.monotonic() > deadline_s:
+                return False
+            if pid in _children:
+                _children[pid].poll()
+            time.sleep(_POLL_S)
+        return True
+
+
+#: Brokers this process started: somebody has to wait for them once they end.
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+def fetch_jars(cache: Path = CACHE) -> Path:
+    """The directory of the broker's jars, brought by Maven the first time (54 MB).
+
+    Raises:
+        NoBroker: Java or Maven is missing, or Maven could not get them.
+    """
+    _need_java()
+    jars, made_from = cache / "jars", cache / "jars.pom.xml"
+    pom = (HERE / "pom.xml").read_bytes()
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked(cache / "jars.lock"):
+        if jars.is_dir() and made_from.is_file() and made_from.read_bytes() == pom:
+            return jars
+        if shutil.which("mvn") is None:
+            raise NoBroker("Maven (mvn) is not installed")
+        made_from.unlink(missing_ok=True)
+        shutil.rmtree(jars, ignore_errors=True)
+        copy = ["dependency:copy-dependencies", f"-DoutputDirectory={jars.resolve()}"]
+        ended = subprocess.run(
+            ["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), *copy],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=FETCH_MAX_S,
+            check=False,
+        )
+        if ended.returncode != 0:
+            raise NoBroker(f"Maven could not get the broker:\n{ended.stdout[-2_000:]}")
+        made_from.write_bytes(pom)
+    return jars
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; it goes with the process, however that ends."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _need_java() -> None:
+    if shutil.which("java") is None:
+        raise NoBroker("Java is not installed")
+    shown = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False)
+    found = re.search(r'version "(\d+)', shown.stderr + shown.stdout)
+    if found is None or int(found[1]) < JAVA_VERSION_MIN:
+        raise NoBroker(f"Kafka needs Java {JAVA_VERSION_MIN} or later")
+
+
+def _java(jars: Path) -> list[str]:
+    return ["java", "-cp", f"{jars.resolve()}/*", f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    """Whether it answers an ApiVersions request (key 18, version 0), as it does once it is ready."""
+    body = struct.pack(">hhih", 18, 0, 1, -1)
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+            connection.sendall(struct.pack(">i", len(body)) + body)
+            return len(connection.recv(4)) == 4
+    except OSError:
+        return False
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
