@@ -16,7 +16,7 @@ import struct
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -187,12 +187,9 @@ class Broker:
         _children[process.pid] = process
 
     def _await_answer(self) -> None:
-        deadline_s = time.monotonic() + START_MAX_S
-        while not _answers(self.port()):
-            if self.pid() is None or time.monotonic() > deadline_s:
-                self.kill()
-                raise NoBroker(f"the broker did not start:\n{self.log_tail()}")
-            time.sleep(_POLL_S)
+        if not await_answer(self.port(), START_MAX_S, lambda: self.pid() is not None):
+            self.kill()
+            raise NoBroker(f"the broker did not start:\n{self.log_tail()}")
 
     def _await_end(self, timeout_s: float) -> bool:
         deadline_s = time.monotonic() + timeout_s
@@ -247,6 +244,16 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def await_answer(port: int, timeout_s: float, going: Callable[[], bool] = lambda: True) -> bool:
+    """Wait until the broker at this port answers; False when it stops `going` or takes too long."""
+    deadline_s = time.monotonic() + timeout_s
+    while not _answers(port):
+        if not going() or time.monotonic() > deadline_s:
+            return False
+        time.sleep(_POLL_S)
+    return True
 
 
 def _need_java() -> None:
