@@ -127,7 +127,8 @@ class Simulation:
 
     async def __aenter__(self) -> Self:
         path = self.directory / "log.db"
-        self.log = await EmbeddedLog.open(path, self.clock, shards=self.shards, threads=False)
+        log = await EmbeddedLog.open(path, self.clock, shards=self.shards, threads=False)
+        self.log = self.reach_log(log)
         await self.log.create_topic(CONTROL_TOPIC, 1, None)
         await self.log.create_topic(LIFECYCLE_TOPIC, self.shards, None)
         self.read_model = await self.open_read_model()
@@ -147,6 +148,10 @@ class Simulation:
         await self.supervisor.stop()
         await self.read_model.close()
         await self.log.close()
+
+    def reach_log(self, log: EmbeddedLog) -> EmbeddedLog:
+        """The log as everybody in the simulation reaches it."""
+        return log
 
     async def open_read_model(self) -> ReadModel:
         """A read model with nothing in it."""

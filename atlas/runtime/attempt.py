@@ -26,7 +26,13 @@ from atlas.core.signing import delivery_headers
 from atlas.ports.clock import Clock
 from atlas.ports.log import Log, TopicPartition
 from atlas.ports.secret_box import SecretBox
-from atlas.ports.sender import UPSTREAM_GONE, DeliveryRequest, DeliveryResult, Sender
+from atlas.ports.sender import (
+    UPSTREAM_GONE,
+    UPSTREAM_UNREACHABLE,
+    DeliveryRequest,
+    DeliveryResult,
+    Sender,
+)
 from atlas.runtime.telemetry import Metrics
 from atlas.runtime.work import Work
 
@@ -41,6 +47,9 @@ CLOSED_MESSAGES: Final = {
     TARGET_DELETED: "The workflow was deleted.",
     PAYLOAD_EXPIRED: "The log dropped the payload before it could be delivered.",
 }
+
+#: What a customer is told when it is Atlas that could not; operators find the reason in the logs.
+NOT_MADE: Final = "Atlas could not make the request."
 
 _SECRETS_CACHED_MAX: Final = 4_096
 _encode = msgspec.json.Encoder().encode
@@ -103,15 +112,11 @@ class Attempter:
         """Make the attempt and return its fact.
 
         Raises:
-            LogUnavailable: the payload cannot be read now; nothing was sent.
+            LogError: the payload cannot be read now; nothing was sent.
         """
-        record = work.record
+        record = work.record or await self._payload(work)
         if record is None:
-            try:
-                stored = await self._log.fetch(TopicPartition(work.topic, work.owner.shard), work.offset)
-            except OffsetOutOfRange:
-                return self.closed(work, PAYLOAD_EXPIRED)
-            record = decode_event(stored.value or b"")
+            return self.closed(work, PAYLOAD_EXPIRED)
         started_ms = self._clock.now_ms()
         started_s = self._clock.monotonic_s()
         if work.attempt == 1:
@@ -122,12 +127,23 @@ class Attempter:
         try:
             request = self._request(work, workflow, record, delivery, started_ms)
             result = await self._sender.send(request)
+        except Exception as error:  # a bug, or a secret that does not open: it counts as an attempt
+            log_line.error("attempt not made", delivery_id=delivery, exc_info=error)
+            result = DeliveryResult(error_code=UPSTREAM_UNREACHABLE, error_message=NOT_MADE)
         finally:
             slow.cancel()
         duration_ms = int((self._clock.monotonic_s() - started_s) * 1000)
         fact = self._outcome(work, workflow, result, started_ms, duration_ms)
         self._report(work, delivery, fact)
         return fact
+
+    async def _payload(self, work: Work) -> EventRecord | None:
+        """The event from the log; None when it is not there any more, or not as it was accepted."""
+        try:
+            stored = await self._log.fetch(TopicPartition(work.topic, work.owner.shard), work.offset)
+            return decode_event(stored.value or b"")
+        except (OffsetOutOfRange, msgspec.DecodeError):
+            return None
 
     def _request(
         self, work: Work, workflow: Workflow, record: EventRecord, delivery: str, started_ms: int

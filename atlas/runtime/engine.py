@@ -17,7 +17,7 @@ import structlog
 
 from atlas.core.commands import DisableWorkflow
 from atlas.core.entities import ENABLED, Scope, Workflow
-from atlas.core.errors import ApiError, LogUnavailable
+from atlas.core.errors import ApiError, LogError
 from atlas.core.facts import DeliveryAttempted, DeliveryClosed, DeliveryFact
 from atlas.core.lifecycle import RETRY_SCHEDULED
 from atlas.ports.clock import Clock
@@ -36,6 +36,8 @@ ORPHANS_MAX: Final = 10_000
 #: Idle lanes are dropped past this many.
 LANES_MAX: Final = 10_000
 _STARVED_S: Final = 0.05
+#: After an attempt that could not be made: the log could not be read.
+_AGAIN_S: Final = 0.5
 
 LaneKey = tuple[str, str, str]
 Outcome = tuple[DeliveryFact, ...]
@@ -256,12 +258,13 @@ class Engine:
     async def _run(self, lane: Lane, work: Work, workflow: Workflow) -> None:
         try:
             fact = await self._attempter.attempt(work, workflow)
-        except LogUnavailable:
-            work.record = None
+        except Exception as error:  # nothing is known to have been sent: the same attempt again, later
+            if not isinstance(error, LogError):
+                log_line.error("attempt broke off", event_id=work.event_id, exc_info=error)
             lane.in_flight -= 1
             lane.queue.append(work)
             self.hold(work)
-            lane.pump_in(_STARVED_S * 10)
+            lane.pump_in(_AGAIN_S)
             return
         except asyncio.CancelledError:
             self.forget(work)
