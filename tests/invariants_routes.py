@@ -95,7 +95,7 @@ def _apply(route: Route, fact: dict[str, Any], at_ms: int, name: str) -> Iterato
         route.status = fact["outcome"]
     elif kind == "delivery.closed":
         route.status = "failed"
-    elif kind != "delivery.parked" or route.status != "queued":
+    elif kind != "delivery.parked" or route.status not in ("queued", "processing"):
         yield Violation(Rule.ILLEGAL_FACT, f"{name}: the route is {route.status}")
     if route.status in TERMINAL:
         route.ended_ms = at_ms

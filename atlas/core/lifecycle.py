@@ -5,12 +5,14 @@ A route is one (event, target). It is `queued` when the event is accepted and mo
     queued ──started──> processing ──attempted──> delivered | retry_scheduled | failed
     queued ──attempted──────────────────────────> (the same, when the attempt was quick)
     queued ──parked──> queued
+    processing ──parked──> processing
     retry_scheduled ──started──> processing, ──attempted──> ...
     queued, processing, retry_scheduled ──closed──> failed
 
 Attempt numbers are gapless and rising: an attempt carries the number after the last one, except that
-a `processing` attempt without an outcome (its owner crashed) is repeated under its own number. A fact
-that does not fit raises `IllegalTransition` and changes nothing: in a fold it is void, so that the first
+a `processing` attempt without an outcome (its owner crashed) is repeated under its own number, at once or,
+where the next owner finds no room at the target, after it was parked. A fact that does not fit raises
+`IllegalTransition` and changes nothing: in a fold it is void, so that the first
 valid fact per (event, target, attempt) wins and nothing happens after a terminal state (guarantees G4,
 G5). An event's status is a function of its routes (`event_status`).
 """
@@ -49,7 +51,7 @@ OUTCOMES: Final = frozenset({DELIVERED, RETRY_SCHEDULED, FAILED})
 MOVES: Final[Mapping[type[DeliveryFact], frozenset[str]]] = {
     DeliveryStarted: frozenset({QUEUED, PROCESSING, RETRY_SCHEDULED}),
     DeliveryAttempted: frozenset({QUEUED, PROCESSING, RETRY_SCHEDULED}),
-    DeliveryParked: frozenset({QUEUED}),
+    DeliveryParked: frozenset({QUEUED, PROCESSING}),
     DeliveryClosed: frozenset({QUEUED, PROCESSING, RETRY_SCHEDULED}),
 }
 

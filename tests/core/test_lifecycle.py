@@ -103,6 +103,12 @@ def test_an_attempt_whose_owner_crashed_is_repeated_under_its_number() -> None:
     assert evolve(under_way, attempted(1, DELIVERED)).status == DELIVERED
 
 
+def test_an_attempt_whose_owner_crashed_can_be_parked_and_is_then_repeated_under_its_number() -> None:
+    waiting = fold([started(1), parked()])
+    assert (waiting.status, waiting.due_at_ms, next_attempt(waiting)) == (PROCESSING, 3, 1)
+    assert fold([started(1), parked(), started(1), attempted(1, DELIVERED)]).status == DELIVERED
+
+
 def test_a_retry_under_way_can_still_be_found_in_the_store() -> None:
     route = fold([attempted(1, RETRY_SCHEDULED), started(2)])
     assert (route.status, route.due_at_ms, route.next_attempt_at_ms) == (PROCESSING, 99, None)
