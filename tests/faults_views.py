@@ -1,0 +1,73 @@
+"""What the API says of every event: walked, fetched, and waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import orjson
+
+from tests.faults_client import Clients
+from tests.invariants_history import Shown
+
+_OPEN: Final = ("accepted", "processing", "retried")
+_FETCHERS: Final = 12
+_POLL_S: Final = 0.05
+_LAG: Final = "x-atlas-lag-ms"
+
+#: By event id: the bodies of `GET /v1/events/{id}` and of `/attempts`.
+Views = Mapping[str, tuple[bytes, bytes]]
+
+
+async def until_nothing_is_open(clients: Clients, environments: Iterable[str]) -> None:
+    """Returns when every event that was ever accepted shows, and has ended."""
+    for environment in environments:
+        for status in _OPEN:
+            while await _is_open(clients, environment, status):  # noqa: ASYNC110  # HTTP tells nobody
+                await asyncio.sleep(_POLL_S)
+
+
+async def _is_open(clients: Clients, environment: str, status: str) -> bool:
+    code, headers, content = await clients.get(environment, f"/v1/events?status={status}&limit=1")
+    return code != 200 or _LAG in headers or bool(orjson.loads(content)["data"])
+
+
+async def walk(clients: Clients, environment: str) -> list[str]:
+    """The ids of all events, page by page."""
+    ids: list[str] = []
+    cursor = ""
+    while True:
+        code, _, content = await clients.get(environment, f"/v1/events?limit=100{cursor}")
+        assert code == 200, (code, content)
+        page = orjson.loads(content)
+        ids += [event["id"] for event in page["data"]]
+        if not page["has_more"]:
+            return ids
+        cursor = f"&cursor={page['next_cursor']}"
+
+
+async def fetch_views(clients: Clients, environment: str, ids: Iterable[str]) -> Views:
+    """What the API says of these events; without those it answers 404 for."""
+    left = iter(ids)
+    views: dict[str, tuple[bytes, bytes]] = {}
+
+    async def fetch() -> None:
+        for event_id in left:
+            path = f"/v1/events/{event_id}"
+            event, attempts = [await clients.get(environment, path + rest) for rest in ("", "/attempts")]
+            if (event[0], attempts[0]) == (200, 200):
+                views[event_id] = (event[2], attempts[2])
+            else:
+                assert (event[0], attempts[0]) == (404, 404), (event, attempts)
+
+    await asyncio.gather(*(fetch() for _ in range(_FETCHERS)))
+    return views
+
+
+def shown(views: Views) -> dict[str, Shown]:
+    """The same, decoded."""
+    return {
+        event_id: Shown(orjson.loads(event), orjson.loads(attempts)["data"])
+        for event_id, (event, attempts) in views.items()
+    }
