@@ -7,6 +7,7 @@ an adapter lies here; the tests know the ports alone.
 from __future__ import annotations
 
 import asyncio
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -16,10 +17,14 @@ import pytest
 import uvloop
 
 from atlas.adapters.embedded_log import EmbeddedLog
+from atlas.adapters.kafka_log import KafkaLog
+from atlas.adapters.kafka_settings import KafkaSettings
 from atlas.adapters.system_clock import SystemClock
 from atlas.ports.acceptor import Acceptor
 from atlas.ports.clock import Clock
 from atlas.ports.log import Batch, Log, NewRecord, Reader, Record, TopicPartition
+from tests.kafka.namespace import NamespacedLog
+from tests.kafka_broker import shared_broker
 from tests.virtual_time import VirtualClock, pass_time, run_virtual
 
 #: Real seconds in which a thing that happens "at once" must have happened, on the slowest machine.
@@ -110,16 +115,42 @@ class EmbeddedInline(Deployment):
         await pass_time(0.001)
 
 
+class Kafka(Deployment):
+    """A real broker, shared with all other tests: topics and groups carry a name of this deployment's own."""
+
+    def run(self, test: Test) -> None:
+        self._settings = KafkaSettings(bootstrap=shared_broker(), shards=4)
+        self._name = f"conformance-{uuid.uuid4().hex[:12]}-"
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            self.clock = SystemClock()
+            runner.run(self._run(test))
+
+    async def open(self) -> None:
+        self.log = NamespacedLog(await KafkaLog.open(self._settings, self.clock), self._name)
+
+    async def tick(self) -> None:
+        before = self.clock.now_ms()
+        while self.clock.now_ms() == before:  # noqa: ASYNC110  # nothing tells when the machine's clock moves
+            await asyncio.sleep(0)
+
+
 DEPLOYMENTS: Final[dict[str, type[Deployment]]] = {
     "embedded-threads": EmbeddedThreads,
     "embedded-inline": EmbeddedInline,
+    "kafka": Kafka,
 }
+
+
+#: Deployments without an adapter of the port that a module tests.
+NOT_YET: Final = {("kafka", "test_acceptor")}
 
 
 def on_every_log(test: Test) -> Callable[..., None]:
     """Decorator: the coroutine function is a test, run on every deployment."""
 
-    @pytest.mark.parametrize("kind", DEPLOYMENTS)
+    kinds = [kind for kind in DEPLOYMENTS if (kind, test.__module__.rpartition(".")[2]) not in NOT_YET]
+
+    @pytest.mark.parametrize("kind", kinds)
     def run(kind: str, tmp_path: Path) -> None:
         DEPLOYMENTS[kind](tmp_path).run(test)
 

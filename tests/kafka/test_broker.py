@@ -88,12 +88,9 @@ def test_the_keeper_ends_its_broker_once_its_user_is_gone(tmp_path: Path) -> Non
 
 
 def test_without_a_way_to_run_one_it_says_what_to_do(tmp_path: Path) -> None:
-    path_without_java = {
-        **os.environ,
-        "PATH": str(Path(sys.executable).parent),
-        "DOCKER_HOST": "tcp://127.0.0.1:1",
-    }
-    path_without_java.pop("ATLAS_TEST_KAFKA", None)
+    own = ("ATLAS_TEST_KAFKA", "PYTEST_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+    environment |= {"PATH": str(Path(sys.executable).parent), "DOCKER_HOST": "tcp://127.0.0.1:1"}
     test = tmp_path / "test_it.py"
     test.write_text("from tests.kafka_broker import shared_broker\ndef test_it():\n    shared_broker()\n")
     plain = ["-p", "no:cacheprovider", "-p", "no:xdist", "-c", str(ROOT / "pyproject.toml")]
@@ -101,7 +98,7 @@ def test_without_a_way_to_run_one_it_says_what_to_do(tmp_path: Path) -> None:
         ran = subprocess.run(
             [sys.executable, "-m", "pytest", *plain, str(test)],
             cwd=ROOT,
-            env={**path_without_java, "CI": is_ci},
+            env={**environment, "CI": is_ci},
             capture_output=True,
             text=True,
             timeout=60,
