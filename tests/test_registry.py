@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from atlas.core.commands import PatchStream
+from atlas.core.commands import DeleteWorkflow, PatchStream
 from atlas.core.errors import ApiError
 from atlas.core.facts import CONTROL_TOPIC
 from atlas.ports.log import NewRecord
-from atlas.runtime.registry import CONFIRM_MAX_S
+from atlas.runtime.registry import CONFIRM_MAX_S, CONTROL
 from tests.simulation import SCOPE, Simulation
 from tests.virtual_time import VirtualClock, pass_time, virtual_time
 
@@ -55,3 +56,23 @@ async def test_a_control_record_of_a_newer_version_makes_it_unready(
         with pytest.raises(ApiError) as refused:
             await sim.stream("orders", [])
         assert refused.value.code == "service_unavailable"
+
+
+@virtual_time
+async def test_what_is_refused_leaves_no_record(clock: VirtualClock, tmp_path: Path) -> None:
+    async with Simulation(clock, tmp_path) as sim:
+        await sim.workflow("wf_a")
+        await sim.stream("orders", ["wf_a"])
+        (before,) = (await sim.log.end_offsets([CONTROL])).values()
+        asked: list[Callable[[], Awaitable[object]]] = [
+            lambda: sim.stream("orders", []),
+            lambda: sim.stream("other", ["wf_missing"]),
+            lambda: sim.workflow("wf_a"),
+            lambda: sim.registry.propose(DeleteWorkflow(**sim.scoped("wf_missing"))),
+        ]
+        for ask in asked:
+            with pytest.raises(ApiError):
+                await ask()
+        assert (await sim.log.end_offsets([CONTROL]))[CONTROL] == before
+        await sim.registry.propose(DeleteWorkflow(**sim.scoped("wf_a")))
+        assert sim.registry.state.streams[SCOPE]["orders"].default_routes == ()

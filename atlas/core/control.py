@@ -9,8 +9,8 @@ id that was decided already gives the first decision again, so that a proposer m
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import ChainMap, OrderedDict
+from collections.abc import Callable, MutableMapping
 from typing import Final
 
 from msgspec import UNSET, Struct
@@ -57,9 +57,9 @@ class ControlState:
     """The fold. Look-ups are plain dictionaries: the hot path reads them directly."""
 
     def __init__(self) -> None:
-        self.workspaces: dict[str, Workspace] = {}
-        self.keys: dict[str, ApiKey] = {}
-        self.keys_by_digest: dict[str, ApiKey] = {}
+        self.workspaces: MutableMapping[str, Workspace] = {}
+        self.keys: MutableMapping[str, ApiKey] = {}
+        self.keys_by_digest: MutableMapping[str, ApiKey] = {}
         self.streams: dict[Scope, dict[str, Stream]] = {}
         self.workflows: dict[Scope, dict[str, Workflow]] = {}
         self._decisions: OrderedDict[str, Decision] = OrderedDict()
@@ -81,6 +81,21 @@ class ControlState:
         if len(self._decisions) > DECISIONS_KEPT:
             self._decisions.popitem(last=False)
         return decided
+
+    def refusal(self, command: Command) -> ApiError | None:
+        """What `apply` would refuse the command with now; changes nothing.
+
+        A proposer that knows the end of the topic asks first: a refused command is not kept for ever.
+        """
+        scope = _scope_of(command)
+        trial = ControlState()
+        trial.workspaces = ChainMap({}, self.workspaces)
+        trial.keys = ChainMap({}, self.keys)
+        trial.keys_by_digest = ChainMap({}, self.keys_by_digest)
+        trial.streams = {scope: dict(self.streams.get(scope, {}))}
+        trial.workflows = {scope: dict(self.workflows.get(scope, {}))}
+        decided = trial.apply(command, 0)
+        return decided if isinstance(decided, ApiError) else None
 
     def put_key(self, key: ApiKey) -> ApiKey:
         """Store a key under its id and its digest."""
@@ -145,6 +160,20 @@ class ControlState:
 
 def _scope(command: Scoped | ApiKey | Stream | Workflow) -> Scope:
     return (command.workspace_id, command.environment)
+
+
+def _scope_of(command: Command) -> Scope:
+    """The workspace and environment that a command is about; of a workspace itself, none."""
+    match command:
+        case CreateKey():
+            return _scope(command.key)
+        case CreateStream():
+            return _scope(command.stream)
+        case CreateWorkflow():
+            return _scope(command.workflow)
+        case Scoped():
+            return _scope(command)
+    return ("", "")
 
 
 def _present(command: Struct, *fields: str) -> dict[str, object]:

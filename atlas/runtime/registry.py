@@ -111,11 +111,17 @@ class Registry:
             raise Unavailable("The control log cannot be read now.") from error
 
     async def propose(self, command: Command) -> Entity:
-        """Append a command and answer with what the fold decided; resent until it is decided.
+        """Append a command and answer with what the fold decided.
+
+        What the fold refuses as it stands is refused without a record.
 
         Raises:
             ApiError: the fold refused it, or (503) it was not decided in time.
         """
+        await self.catch_up()
+        refusal = self.state.refusal(command)
+        if refusal is not None:
+            raise refusal
         record = NewRecord(encode_command(command), headers=((SCHEMA_HEADER, CONTROL_SCHEMA),))
         try:
             async with asyncio.timeout(PROPOSE_MAX_S):
