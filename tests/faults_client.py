@@ -63,7 +63,7 @@ class Clients:
     """One connection pool, and the clients' log.
 
     Attributes:
-        faults: answers that must not be, whatever happens: a 500, a body that is not JSON.
+        faults: answers that must not be, whatever happens: a 500, a 503 without Retry-After.
     """
 
     def __init__(self, url: str, keys: Mapping[str, str]) -> None:
@@ -86,7 +86,7 @@ class Clients:
                 content = await got.read()
         except _LOST:
             return 0, {}, b""
-        self._judge(got.status, path, content)
+        self._judge(got.status, got.headers, path, content)
         return got.status, {name.lower(): value for name, value in got.headers.items()}, content
 
     async def make(self, environment: str, path: str, value: object) -> Any:
@@ -116,7 +116,8 @@ class Clients:
         try:
             async with self._session.post(self._url + path, data=body, headers=headers) as answer:
                 content = await answer.read()
-            verdicts = self._verdicts(operation, answer.status, content)
+            self._judge(answer.status, answer.headers, path, content)
+            verdicts = _verdicts(operation, answer.status, content)
         except _LOST:
             pass
         finally:
@@ -128,17 +129,10 @@ class Clients:
         first, second = await asyncio.gather(self.send(operation), self.send(operation))
         return first if all(verdict.outcome != INFO for verdict in first) else second
 
-    def _verdicts(self, operation: Operation, status: int, content: bytes) -> list[Verdict]:
-        self._judge(status, operation.client, content)
-        if status == 202 and operation.batch:
-            return [_verdict(item["status"], item.get("event")) for item in orjson.loads(content)["data"]]
-        if status == 202:
-            return [Verdict(OK, status, orjson.loads(content)["id"], content)]
-        return [_verdict(status, None)] * len(operation.events)
-
-    def _judge(self, status: int, what: str, content: bytes) -> None:
-        if status == 429 or (status >= 500 and status != 503):
-            self.faults.append(f"{what}: {status} {content[:300]!r}")
+    def _judge(self, status: int, headers: Mapping[str, str], path: str, content: bytes) -> None:
+        refused = status == 503 and int(headers.get("Retry-After", "0")) >= 1
+        if status == 429 or (status >= 500 and not refused):
+            self.faults.append(f"{path}: {status} {content[:300]!r}")
 
     def _note(self, operation: Operation, invoked_s: float, verdicts: Sequence[Verdict]) -> None:
         ended_s = time.monotonic()
@@ -160,6 +154,14 @@ class Clients:
                     answer=verdict.answer,
                 )
             )
+
+
+def _verdicts(operation: Operation, status: int, content: bytes) -> list[Verdict]:
+    if status == 202 and operation.batch:
+        return [_verdict(item["status"], item.get("event")) for item in orjson.loads(content)["data"]]
+    if status == 202:
+        return [Verdict(OK, status, orjson.loads(content)["id"], content)]
+    return [_verdict(status, None)] * len(operation.events)
 
 
 def _verdict(status: int, event: Mapping[str, Any] | None) -> Verdict:

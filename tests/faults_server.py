@@ -74,6 +74,11 @@ class Server:
         self._announced = Announced(said["url"], keys)
         return self._announced
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> int:
         """kill -9; its exit code, which is -9 unless it had ended before."""
         assert self._process is not None
