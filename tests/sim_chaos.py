@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from atlas.adapters.embedded_group import SESSION_TIMEOUT_S
@@ -48,14 +48,14 @@ Act = Callable[[], Awaitable[None]]
 class Chaos:
     """Random faults from a seed. `kinds` names what may happen; see the methods."""
 
-    def __init__(self, sim: FaultySimulation, kinds: tuple[str, ...], lane_max: int) -> None:
-        self.sim, self.kinds, self.lane_max = sim, kinds, lane_max
+    def __init__(self, sim: FaultySimulation, kinds: Sequence[str], lane_max: int, queued_max: int) -> None:
+        self.sim, self.kinds = sim, tuple(kinds)
+        self.lane_max, self.queued_max = lane_max, queued_max
         self.chance = sim.chance
         self.running: list[Process] = []
         self.ids: list[str] = []
         self.disabled_since: dict[str, int] = {}
         self.sent_while_disabled: list[tuple[Sent, int]] = []
-        self.jumped_ms = 0
         self._made = 0
 
     async def prepare(self) -> None:
@@ -92,7 +92,7 @@ class Chaos:
 
     def start(self) -> None:
         self._made += 1
-        self.running.append(self.sim.process(str(self._made), self.lane_max))
+        self.running.append(self.sim.process(str(self._made), self.lane_max, self.queued_max))
 
     # -- what may happen ----------------------------------------------------------------------
 
@@ -323,12 +323,19 @@ def target_of(sent: Sent) -> str:
 
 
 async def run_chaos(
-    clock: VirtualClock, directory: Path, seed: int, kinds: tuple[str, ...], *, lane_max: int = 5,
-    steps: int = 12, shards: int = 2,
-) -> None:  # fmt: skip
+    clock: VirtualClock,
+    directory: Path,
+    seed: int,
+    kinds: Sequence[str],
+    *,
+    lane_max: int = 5,
+    queued_max: int = 40,
+    steps: int = 12,
+    shards: int = 2,
+) -> None:
     """One scenario from its seed, with every check after it."""
     async with FaultySimulation(clock, directory, seed=seed, shards=shards) as sim:
-        chaos = Chaos(sim, kinds, lane_max)
+        chaos = Chaos(sim, kinds, lane_max, queued_max)
         await chaos.prepare()
         for _ in range(steps):
             await chaos.step()

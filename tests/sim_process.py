@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlas.ports.log import Log, Member, NewRecord, Reader
 from atlas.runtime.attempt import Attempter
-from atlas.runtime.engine import LANE_MAX, Engine
+from atlas.runtime.engine import LANE_MAX, QUEUED_MAX, Engine
 from atlas.runtime.shard_owner import OwnerServices
 from atlas.runtime.supervisor import Supervisor
 from atlas.runtime.telemetry import Metrics
@@ -76,7 +76,9 @@ class GatedLog:
 class Process:
     """One deliverer process."""
 
-    def __init__(self, simulation: Simulation, name: str, lane_max: int = LANE_MAX) -> None:
+    def __init__(
+        self, simulation: Simulation, name: str, lane_max: int = LANE_MAX, queued_max: int = QUEUED_MAX
+    ) -> None:
         self.gate = Gate()
         self.metrics = Metrics()
         self.log: Any = GatedLog(simulation.log, self.gate)
@@ -89,7 +91,12 @@ class Process:
             self.metrics,
         )
         self.engine = Engine(
-            simulation.registry, attempter, simulation.clock, lambda: simulation.ids.new("cmd_"), lane_max
+            simulation.registry,
+            attempter,
+            simulation.clock,
+            lambda: simulation.ids.new("cmd_"),
+            lane_max,
+            queued_max,
         )
         self.deliverer = Deliverer(
             OwnerServices(

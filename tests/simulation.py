@@ -40,7 +40,7 @@ from atlas.ports.acceptor import Candidate, Outcome
 from atlas.ports.log import NewRecord, Record, TopicPartition
 from atlas.ports.read_model import ReadModel
 from atlas.ports.sender import DeliveryRequest, DeliveryResult
-from atlas.runtime.engine import LANE_MAX
+from atlas.runtime.engine import LANE_MAX, QUEUED_MAX
 from atlas.runtime.registry import Registry
 from atlas.runtime.supervisor import Supervisor
 from atlas.runtime.telemetry import Metrics
@@ -162,9 +162,11 @@ class Simulation:
         projector = Projector(self.log, self.read_model, self.registry, self.clock, self.metrics)
         self.supervisor.start("projector", projector.run)
 
-    def process(self, name: str = "deliverer", lane_max: int = LANE_MAX) -> Process:
+    def process(
+        self, name: str = "deliverer", lane_max: int = LANE_MAX, queued_max: int = QUEUED_MAX
+    ) -> Process:
         """Start a deliverer process."""
-        made = Process(self, name, lane_max)
+        made = Process(self, name, lane_max, queued_max)
         self.processes.append(made)
         return made
 

@@ -23,12 +23,14 @@ from atlas.core.lifecycle import RETRY_SCHEDULED
 from atlas.ports.clock import Clock
 from atlas.runtime.attempt import TARGET_DELETED, TARGET_DISABLED, Attempter, disables_target
 from atlas.runtime.registry import Registry
-from atlas.runtime.work import Owner, Work, WorkKey
+from atlas.runtime.work import LaneKey, Owner, Work, WorkKey
 
 #: Routes waiting in memory for one target.
 LANE_MAX: Final = 2_048
-#: Routes waiting in memory for all targets; past it everything parks.
+#: Routes waiting in memory for all targets. A lane may hold as many as this leaves free, so that a few
+#: targets that hang never fill it; a lane with next to nothing may always hold `LANE_MIN`.
 QUEUED_MAX: Final = 20_000
+LANE_MIN: Final = 16
 #: Bytes of payload kept with them; past it a payload is fetched from the log when its turn comes.
 QUEUED_BYTES_MAX: Final = 16 * 1024 * 1024
 #: Outcomes kept for shards that were lost and may come back to this process.
@@ -39,7 +41,6 @@ _STARVED_S: Final = 0.05
 #: After an attempt that could not be made: the log could not be read.
 _AGAIN_S: Final = 0.5
 
-LaneKey = tuple[str, str, str]
 Outcome = tuple[DeliveryFact, ...]
 log_line = structlog.get_logger()
 
@@ -72,7 +73,15 @@ class Lane:
         return not self.queue and not self.in_flight and not self.spilled
 
     def full(self) -> bool:
-        return len(self.queue) >= self._engine.lane_max or self._engine.queued >= QUEUED_MAX
+        return len(self.queue) >= self._limit()
+
+    def low(self) -> bool:
+        """Whether it is time to bring back what waits in the store."""
+        return len(self.queue) <= (self._limit() - 1) // 2
+
+    def _limit(self) -> int:
+        engine = self._engine
+        return min(engine.lane_max, max(LANE_MIN, engine.queued_max - engine.queued))
 
     def spill(self, owner: Owner) -> None:
         """Something of this shard now waits in the store only."""
@@ -102,7 +111,7 @@ class Lane:
                 break
             self.in_flight += 1
             self._engine.start(self, self._pop(), workflow)
-        if self.spilled and len(self.queue) < self._engine.lane_max // 2:
+        if self.spilled and self.low():
             self._engine.wants_refill(self)
 
     def _wait_s(self, workflow: Workflow) -> float:
@@ -136,7 +145,7 @@ class Engine:
 
     Attributes:
         queued: routes waiting in memory, over all lanes.
-        lane_max: routes waiting in memory for one target.
+        lane_max, queued_max: routes waiting in memory for one target, and for all.
         draining: nothing new is started.
     """
 
@@ -147,9 +156,10 @@ class Engine:
         clock: Clock,
         new_id: Callable[[], str],
         lane_max: int = LANE_MAX,
+        queued_max: int = QUEUED_MAX,
     ) -> None:
         self.clock = clock
-        self.lane_max = lane_max
+        self.lane_max, self.queued_max = lane_max, queued_max
         self._queued_bytes = 0
         self.queued = 0
         self.draining = False

@@ -2,17 +2,16 @@
 
 All of them are rows of the read model; memory holds only what is due soon. Two questions bring them
 back: `upcoming` (retries due between the horizon and a little later) and `waiting_for` (whatever of one
-target is overdue, when its lane has room again). A snapshot of the store is older than the owner's own
-newest facts, so these overlay it: a row whose route got a fact at or after the snapshot's position is
-passed over. What is due by the horizon and not in the store yet is in memory already.
+target is overdue, when its lane has room again). What the owner knows better than a snapshot of the store
+is in `overlay`. What is due by the horizon and not in the store yet is in memory already, and fires
+whether the store answers or not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import Counter, OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final, Protocol
 
 import structlog
@@ -30,18 +29,19 @@ from atlas.ports.clock import Clock
 from atlas.ports.log import TopicPartition
 from atlas.ports.read_model import ReadModel, Waiting, WaitingRoute
 from atlas.runtime.attempt import TARGET_DELETED, TARGET_DISABLED
-from atlas.runtime.engine import Engine, Lane, LaneKey
-from atlas.runtime.work import Owner, Work, WorkKey
+from atlas.runtime.engine import Engine, Lane
+from atlas.runtime.overlay import Overlay
+from atlas.runtime.patience import backoff_s, patiently
+from atlas.runtime.work import LaneKey, Owner, Work, WorkKey
 
 #: How far ahead retries are held in memory, and how often the store is asked for more.
 LOOKAHEAD_MS: Final = 60_000
 SCAN_EVERY_S: Final = 15.0
-#: Timers in memory for one shard.
+#: Timers in memory for one shard, and a look's rows on top of them.
 TIMERS_MAX: Final = 10_000
 #: Rows asked of the store at once.
 ROWS_MAX: Final = 1_000
 FOREVER_MS: Final = 2**53
-_BEHIND_S: Final = 0.05
 
 log_line = structlog.get_logger()
 
@@ -59,44 +59,32 @@ class WaitingRoutes:
 
     def __init__(self, owner: WaitingOwner, read_model: ReadModel, engine: Engine, clock: Clock) -> None:
         self._owner, self._read_model, self._engine, self._clock = owner, read_model, engine, clock
+        self._overlay = Overlay(owner)
         self._timers: list[tuple[int, int, Work]] = []
         self._timed: dict[WorkKey, int] = {}
         self._pushed = 0
         self._horizon_ms = 0
         self._scanned_s = float("-inf")
         self._changed = asyncio.Event()
-        self._overlay: OrderedDict[WorkKey, int] = OrderedDict()
-        self._unsettled: dict[WorkKey, int] = {}
-        self._unsettled_in: Counter[LaneKey] = Counter()
-        self._newest_in: dict[LaneKey, int] = {}
-        self._refilling: set[tuple[str, str, str]] = set()
+        self._lowered = asyncio.Event()
+        self._refilling: set[LaneKey] = set()
+        self._closing: set[LaneKey] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # -- the owner's own facts ----------------------------------------------------------------
 
     def queued(self, work: Work) -> None:
         """A fact about the route is on its way to the log: the store knows less than we do."""
-        self._unsettled[work.key] = self._unsettled.get(work.key, 0) + 1
-        self._unsettled_in[work.lane] += 1
+        self._overlay.queued(work)
 
     def recorded(self, work: Work, fact: DeliveryFact, offset: int) -> None:
         """The fact is durable at `offset`."""
-        left = self._unsettled.get(work.key, 1) - 1
-        if left:
-            self._unsettled[work.key] = left
-        else:
-            self._unsettled.pop(work.key, None)
-        self._unsettled_in[work.lane] -= 1
-        self._newest_in[work.lane] = offset
-        if not work.first or not isinstance(fact, DeliveryStarted):
-            self._overlay[work.key] = offset
-            self._overlay.move_to_end(work.key)
+        self._overlay.recorded(work, offset)
         if isinstance(fact, DeliveryAttempted) and fact.outcome == RETRY_SCHEDULED:
             self._schedule(work, fact.next_attempt_at_ms or 0, fact.attempt + 1)
         elif isinstance(fact, DeliveryParked):
-            lane = self._engine.lane(work.scope, work.target)
-            lane.spill(self._owner)
-            lane.pump()
+            self._spill(work.scope, work.target)
         elif not isinstance(fact, DeliveryStarted):
             self._timed.pop(work.key, None)
 
@@ -105,6 +93,7 @@ class WaitingRoutes:
             return  # the store will have it when the horizon comes to it
         if len(self._timers) >= TIMERS_MAX:
             self._horizon_ms = min(self._horizon_ms, due_ms - 1)
+            self._lowered.set()
             return
         again = Work(
             self._owner, work.scope, work.event_id, work.topic, work.offset, work.target, attempt, work.replay
@@ -119,47 +108,77 @@ class WaitingRoutes:
         heapq.heappush(self._timers, (due_ms, self._pushed, work))
         self._changed.set()
 
-    # -- the loop -----------------------------------------------------------------------------
+    def _spill(self, scope: tuple[str, str], target: str) -> None:
+        """Something for this target is in the store only: its lane asks for it, now or with room."""
+        lane = self._engine.lane(scope, target)
+        lane.spill(self._owner)
+        lane.pump()
+
+    # -- the loops ----------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Take routes up when they are due, for ever."""
-        await self._first_look()
+        now_ms = self._clock.now_ms()
+        self._horizon_ms = now_ms + LOOKAHEAD_MS  # own facts due by then go to memory from here on
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._fire_in_time())
+            group.create_task(self._look_ahead(now_ms))
+            group.create_task(self._until_failure())
+
+    async def _until_failure(self) -> None:
+        await self._failure
+
+    async def _fire_in_time(self) -> None:
         while True:
             now_ms = self._clock.now_ms()
             self._fire(now_ms)
-            if self._scan_is_due(now_ms):
-                await self._scan(now_ms)
-                continue
             self._changed.clear()
             next_ms = self._timers[0][0] if self._timers else FOREVER_MS
-            wait_s = min(max(0.0, (next_ms - now_ms) / 1000), SCAN_EVERY_S)
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._changed.wait()
-            except TimeoutError:
+            await _wait(self._changed, min(max(0.0, (next_ms - now_ms) / 1000), SCAN_EVERY_S))
+
+    async def _look_ahead(self, start_ms: int) -> None:
+        await self._first_look(start_ms)
+        await self._scan(start_ms, start_ms + LOOKAHEAD_MS)
+        while True:
+            now_ms = self._clock.now_ms()
+            if self._scan_is_due(now_ms):
+                after_ms, self._horizon_ms = self._horizon_ms, now_ms + LOOKAHEAD_MS
+                await self._scan(after_ms, self._horizon_ms)
                 continue
+            self._lowered.clear()
+            left_s = (self._horizon_ms - now_ms) / 1000
+            await _wait(self._lowered, min(left_s, SCAN_EVERY_S) if left_s > 0 else SCAN_EVERY_S)
 
     def stop(self) -> None:
         """Nothing is taken up any more."""
+        self._failure.cancel()
         for task in self._tasks:
             task.cancel()
 
-    async def _first_look(self) -> None:
+    async def _first_look(self, start_ms: int) -> None:
         """After the claim: which targets have routes waiting, and which of them may not be sent to."""
-        await self._store_has(self._owner.last_offset)
-        self._horizon_ms = self._clock.now_ms()
-        for *scope, target in await self._read_model.targets_waiting(self._owner.shard, FOREVER_MS):
+        offset = self._owner.last_offset
+        for *scope, target in await self._targets_waiting(FOREVER_MS, offset):
             workspace_id, environment = scope
             self.target_changed((workspace_id, environment), target)
-        for *scope, target in await self._read_model.targets_waiting(self._owner.shard, self._horizon_ms):
-            lane = self._engine.lane((scope[0], scope[1]), target)
-            lane.spill(self._owner)
-            lane.pump()
+        for *scope, target in await self._targets_waiting(start_ms, offset):
+            self._spill((scope[0], scope[1]), target)
+
+    async def _targets_waiting(self, until_ms: int, offset: int) -> set[tuple[str, str, str]]:
+        """By a store that has folded the shard up to `offset`."""
+        shard = self._owner.shard
+        while True:
+            await self._store_has(offset)
+            found = await patiently(lambda: self._read_model.targets_waiting(shard, until_ms))
+            progress = await patiently(self._read_model.progress)
+            if progress.positions.get(TopicPartition(LIFECYCLE_TOPIC, shard), 0) > offset:
+                return found
+            await asyncio.sleep(backoff_s(0))  # the store was exchanged for an older one
 
     async def _store_has(self, offset: int) -> None:
         """Wait until the read model has folded the shard's lifecycle up to this record."""
-        lifecycle = TopicPartition(LIFECYCLE_TOPIC, self._owner.shard)
-        while not await self._read_model.wait_past({lifecycle: offset + 1}, SCAN_EVERY_S):
+        past = {TopicPartition(LIFECYCLE_TOPIC, self._owner.shard): offset + 1}
+        while not await patiently(lambda: self._read_model.wait_past(past, SCAN_EVERY_S)):
             log_line.warning("the read model is behind", shard=self._owner.shard, offset=offset)
 
     def _fire(self, now_ms: int) -> None:
@@ -169,37 +188,44 @@ class WaitingRoutes:
                 continue
             del self._timed[work.key]
             if not self._engine.adopt(work) and not self._engine.offer(work):
-                self._engine.lane(work.scope, work.target).spill(self._owner)
+                self._spill(work.scope, work.target)
 
     def _scan_is_due(self, now_ms: int) -> bool:
-        if len(self._timers) > TIMERS_MAX // 2 and self._horizon_ms > now_ms:
+        if self._horizon_ms <= now_ms:
+            return True
+        if len(self._timers) > TIMERS_MAX // 2 or self._horizon_ms - now_ms >= LOOKAHEAD_MS // 2:
             return False
-        near = self._horizon_ms - now_ms < LOOKAHEAD_MS // 2
-        return near and (self._horizon_ms <= now_ms or self._since_scan_s() >= SCAN_EVERY_S)
+        return self._clock.monotonic_s() - self._scanned_s >= SCAN_EVERY_S
 
-    def _since_scan_s(self) -> float:
-        return self._clock.monotonic_s() - self._scanned_s
-
-    async def _scan(self, now_ms: int) -> None:
-        """Move the horizon: take the retries due up to the new one into memory."""
-        after_ms, until_ms = self._horizon_ms, now_ms + LOOKAHEAD_MS
-        self._horizon_ms = until_ms  # own facts due by then go to memory from here on
-        await self._store_has(self._owner.last_offset)
-        limit = min(ROWS_MAX, TIMERS_MAX - len(self._timers))
-        snapshot = await self._read_model.upcoming(self._owner.shard, after_ms, until_ms, limit)
-        self._prune(snapshot)
+    async def _scan(self, after_ms: int, until_ms: int) -> None:
+        """Take the retries due up to the new horizon into memory."""
+        shard, offset = self._owner.shard, self._owner.last_offset
+        snapshot = await self._snapshot(
+            lambda: self._read_model.upcoming(shard, after_ms, until_ms, ROWS_MAX), offset
+        )
         for route in self._fresh(snapshot):
             self._push(self.work(route), route.due_at_ms)
-        if len(snapshot.routes) >= limit:
-            last_ms = snapshot.routes[-1].due_at_ms
-            if last_ms - 1 > after_ms:
-                self._horizon_ms = last_ms - 1
-            else:  # more rows of one moment than one look takes: their lanes will ask for them
-                self._horizon_ms = last_ms
-                for route in snapshot.routes:
-                    self._engine.lane(self._scope(route), route.target).spill(self._owner)
-        else:
+        if len(snapshot.routes) < ROWS_MAX:
             self._scanned_s = self._clock.monotonic_s()
+            return
+        last_ms = snapshot.routes[-1].due_at_ms
+        if last_ms - 1 > after_ms:
+            self._horizon_ms = min(self._horizon_ms, last_ms - 1)
+        else:  # more rows of one moment than one look takes: their lanes ask for them
+            self._horizon_ms = min(self._horizon_ms, last_ms)
+            for route in snapshot.routes:
+                self._spill(self._scope(route), route.target)
+
+    async def _snapshot(self, ask: Callable[[], Awaitable[Waiting]], offset: int) -> Waiting:
+        """The answer of a store that has folded the shard up to `offset`."""
+        tries = 0
+        while True:
+            await self._store_has(offset)
+            snapshot = await patiently(ask)
+            if snapshot.lifecycle_position > offset and self._overlay.admits(snapshot):
+                return snapshot
+            await asyncio.sleep(backoff_s(tries))
+            tries += 1
 
     # -- lanes that have room again, targets that changed -------------------------------------
 
@@ -210,75 +236,86 @@ class WaitingRoutes:
             self._spawn(self._refill(lane))
 
     async def _refill(self, lane: Lane) -> None:
+        tries = 0
         try:
-            while (
-                not self._owner.closed
-                and self._owner in lane.spilled
-                and len(lane.queue) < self._engine.lane_max // 2
-            ):
-                spills, settled = lane.spilled[self._owner], self._settled(lane.key)
-                snapshot = await self._read_model.waiting_for(
-                    self._owner.shard, lane.scope, lane.target, self._clock.now_ms(), self._engine.lane_max
-                )
-                self._prune(snapshot)
-                taken = [r for r in self._fresh(snapshot) if self._engine.offer(self.work(r))]
-                whole = len(snapshot.routes) < self._engine.lane_max and self._covers(snapshot, settled)
+            while not self._owner.closed and self._owner in lane.spilled and lane.low():
+                spills = lane.spilled[self._owner]
+                taken, whole = await self._take_back(lane)
                 if whole and lane.spilled.get(self._owner) == spills:
                     lane.spilled.pop(self._owner, None)
-                elif not taken:
-                    await asyncio.sleep(_BEHIND_S)
+                elif taken:
+                    tries = 0
+                else:
+                    await asyncio.sleep(min(backoff_s(tries), 1.0))
+                    tries += 1
         finally:
             self._refilling.discard(lane.key)
 
+    async def _take_back(self, lane: Lane) -> tuple[int, bool]:
+        """Offer the lane what is overdue: how many it took, and whether that was all there is."""
+        shard, settled = self._owner.shard, self._overlay.settled(lane.key)
+        now_ms, limit = self._clock.now_ms(), self._engine.lane_max + lane.in_flight
+        snapshot = await patiently(
+            lambda: self._read_model.waiting_for(shard, lane.scope, lane.target, now_ms, limit)
+        )
+        if not self._overlay.admits(snapshot):
+            return 0, False
+        fresh = self._fresh(snapshot)
+        taken = sum(self._engine.offer(self.work(route)) for route in fresh)
+        all_of_it = len(snapshot.routes) < limit and taken == len(fresh)
+        return taken, all_of_it and self._covers(snapshot, settled)
+
     def target_changed(self, scope: tuple[str, str], target: str) -> None:
         """If nothing may be sent there any more, close what waits for it."""
-        workflow = self._engine.workflow(scope, target)
-        if workflow is None or workflow.status != ENABLED:
+        workflow, lane = self._engine.workflow(scope, target), (*scope, target)
+        if workflow is not None and workflow.status == ENABLED:
+            return
+        if self._owner.epoch >= 0 and lane not in self._closing:  # before the claim: the first look does it
+            self._closing.add(lane)
             self._spawn(self._close_waiting(scope, target))
 
     async def _close_waiting(self, scope: tuple[str, str], target: str) -> None:
-        while not self._owner.closed:
-            workflow = self._engine.workflow(scope, target)
-            if workflow is not None and workflow.status == ENABLED:
-                return
-            code = TARGET_DELETED if workflow is None else TARGET_DISABLED
-            settled = self._settled((*scope, target))
-            snapshot = await self._read_model.waiting_for(
-                self._owner.shard, scope, target, FOREVER_MS, ROWS_MAX
-            )
-            self._prune(snapshot)
-            fresh = self._fresh(snapshot)
-            for route in fresh:
-                self._engine.close(self.work(route), code)
-            if not snapshot.routes and self._covers(snapshot, settled):
-                return
-            if not fresh:
-                await asyncio.sleep(_BEHIND_S)
+        tries = 0
+        try:
+            while not self._owner.closed:
+                closed, whole = await self._close_some(scope, target)
+                if whole:
+                    return
+                if closed:
+                    tries = 0
+                await asyncio.sleep(min(backoff_s(tries), 1.0))
+                tries += 1
+        finally:
+            self._closing.discard((*scope, target))
+
+    async def _close_some(self, scope: tuple[str, str], target: str) -> tuple[int, bool]:
+        """How many routes were closed, and whether none is left to be."""
+        shard, settled = self._owner.shard, self._overlay.settled((*scope, target))
+        snapshot = await patiently(
+            lambda: self._read_model.waiting_for(shard, scope, target, FOREVER_MS, ROWS_MAX)
+        )
+        workflow = self._engine.workflow(scope, target)
+        if workflow is not None and workflow.status == ENABLED:
+            return 0, True
+        if not self._overlay.admits(snapshot):
+            return 0, False
+        fresh = self._fresh(snapshot)
+        for route in fresh:
+            self._engine.close(self.work(route), TARGET_DISABLED if workflow else TARGET_DELETED)
+        return len(fresh), not snapshot.routes and self._covers(snapshot, settled)
 
     # -- snapshots ----------------------------------------------------------------------------
-
-    def _settled(self, lane: LaneKey) -> int | None:
-        """Offset of the newest own fact about the target; None while one is on its way."""
-        return None if self._unsettled_in[lane] else self._newest_in.get(lane, self._owner.epoch)
 
     @staticmethod
     def _covers(snapshot: Waiting, settled: int | None) -> bool:
         return settled is not None and snapshot.lifecycle_position > settled
-
-    def _prune(self, snapshot: Waiting) -> None:
-        while self._overlay:
-            key, offset = next(iter(self._overlay.items()))
-            if offset >= snapshot.lifecycle_position:
-                break
-            del self._overlay[key]
 
     def _fresh(self, snapshot: Waiting) -> list[WaitingRoute]:
         """Rows that are as we know them, and not already on their way."""
         found = []
         for route in snapshot.routes:
             work = self.work(route)
-            known = work.key in self._overlay or work.key in self._unsettled
-            if not known and not self._engine.adopt(work):
+            if not self._overlay.knows(work.key) and not self._engine.adopt(work):
                 found.append(route)
         return found
 
@@ -303,4 +340,19 @@ class WaitingRoutes:
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A task that fails ends `run`, and with it the owner: nobody else would take its work up."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._failure.done():
+            self._failure.set_exception(error)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

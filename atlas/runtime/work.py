@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 #: Identifies a route's delivery in this process: event, target, replay.
 WorkKey = tuple[str, str, int]
+#: Workspace, environment, target: what a route queues for.
+LaneKey = tuple[str, str, str]
 
 
 class Owner(Protocol):
