@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -51,11 +52,17 @@ def main(quick: bool, only: tuple[str, ...], directory: Path) -> None:
         + (", --quick" if quick else "")
     )
     started_s = time.perf_counter()
+    broken = False
     for name in only or MEASUREMENTS:
         with status.status(f"{name} ..."):
-            add(made, MEASUREMENTS[name](QUICK if quick else FULL, directory))
+            try:
+                rows = MEASUREMENTS[name](QUICK if quick else FULL, directory)
+            except (RuntimeError, OSError) as error:
+                rows, broken = [Row(name=name, result="broken", met=False, raw=str(error))], True
+        add(made, rows)
     show(out, made)
     out.print(f"{time.perf_counter() - started_s:.0f} s in all")
+    sys.exit(1 if broken else 0)
 
 
 main()

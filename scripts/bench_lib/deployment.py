@@ -19,7 +19,7 @@ from scripts.bench_lib.worker import Worker
 WORKFLOW: Final = "wf_bench"
 ROUTED: Final = "bench-routed"
 _REQUEST_MAX_S: Final = 30.0
-_SETTLE_MAX_S: Final = 600.0
+_SETTLE_MAX_S: Final = 120.0
 _OPEN: Final = ("accepted", "processing", "retried")
 
 
@@ -63,7 +63,7 @@ class Server:
             if not any(self._is_listed(status) for status in _OPEN):
                 return time.perf_counter() - started_s
             time.sleep(0.02)
-        raise RuntimeError("events are still open after a long time")
+        raise RuntimeError(f"events are still open {_SETTLE_MAX_S:.0f} s after the last was accepted")
 
     def project(self) -> None:
         """Wait until everything is projected."""

@@ -16,6 +16,7 @@ from scripts.bench_lib.worker import Worker
 GOALS_PER_S: Final = {"hypercorn": 2_000, "uvicorn": 3_000}
 _CONNECTIONS: Final = 32
 _WARM_UP_EVENTS: Final = 500
+_DELIVERED_MAX_S: Final = 60.0
 
 
 def measure(plan: Plan, directory: Path) -> list[Row]:
@@ -57,6 +58,8 @@ def _round(load: Load, receiver: Worker, atlas: Server, events: int) -> dict[str
     sent = load.send(atlas, "/v1/events", body(ROUTED), connections=_CONNECTIONS, requests=events)
     accepted_s = time.perf_counter()
     while receiver.ask({})["count"] < events:
+        if time.perf_counter() - accepted_s > _DELIVERED_MAX_S:
+            raise RuntimeError(f"not all delivered {_DELIVERED_MAX_S:.0f} s after the last was accepted")
         time.sleep(0.005)
     arrived_s = time.perf_counter()
     atlas.settle()

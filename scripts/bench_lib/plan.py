@@ -38,10 +38,10 @@ FULL: Final = Plan(
 )
 QUICK: Final = Plan(
     rounds=3,
-    round_s=0.5,
-    steady_s=4.0,
+    round_s=0.3,
+    steady_s=2.0,
     rebuild_events=5_000,
     rebuild_whole_events=0,
-    end_to_end_events=3_000,
-    memory_events=20_000,
+    end_to_end_events=2_000,
+    memory_events=10_000,
 )

@@ -8,7 +8,6 @@ plain `executemany`, as many events to a transaction as the projector takes. Bot
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import sys
 import time
@@ -197,8 +196,7 @@ def main() -> None:
     directory, events = Path(sys.argv[1]), int(sys.argv[2])
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(fill(directory, events))
-        log_bytes = sum(os.path.getsize(path) for path in directory.glob("log.db*"))  # noqa: PTH202
-        say({"log_bytes": log_bytes})
+        say({})
         for line in sys.stdin.buffer:
             wanted = orjson.loads(line)["do"]
             for leftover in directory.glob("raw.db*" if wanted == "raw" else f"{_READ_MODEL}*"):

@@ -74,7 +74,7 @@ class Worker:
         """Resident memory now, or with `VmHWM` at its highest."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         [line] = [line for line in status.splitlines() if line.startswith(field + ":")]
-        return int(line.split()[1]) / 1024
+        return int(line.split()[1]) * 1024 / 1e6
 
     def __enter__(self) -> Self:
         return self
