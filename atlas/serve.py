@@ -8,9 +8,10 @@ import socket
 from typing import Any, Final
 
 import uvicorn
-from hypercorn.asyncio.run import worker_serve
-from hypercorn.config import Config, Sockets
-from hypercorn.utils import wrap_app
+from hypercorn.config import Config
+
+from atlas import serve_hypercorn
+from atlas.core.limits import HEAD_BYTES_MAX
 
 SERVERS: Final = ("hypercorn", "uvicorn")
 #: How long requests under way may take to end when the server stops.
@@ -80,17 +81,12 @@ async def _hypercorn(app: Any, sock: socket.socket, stop: asyncio.Event) -> None
     config = Config()
     config.graceful_timeout = GRACEFUL_S
     config.keep_alive_timeout = KEEP_ALIVE_S
+    config.h11_max_incomplete_size = HEAD_BYTES_MAX
     config.backlog = _BACKLOG
     config.accesslog = None
     config.errorlog = None
     config.include_server_header = False
-    # hypercorn's serve() takes no socket but by number, and would then close it behind our back.
-    await worker_serve(
-        wrap_app(app, config.wsgi_max_body_size, "asgi"),
-        config,
-        sockets=Sockets([], [sock], []),
-        shutdown_trigger=stop.wait,
-    )
+    await serve_hypercorn.serve(app, config, sock, stop)
 
 
 async def _uvicorn(app: Any, sock: socket.socket, stop: asyncio.Event) -> None:

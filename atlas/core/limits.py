@@ -12,6 +12,12 @@ from msgspec import Meta
 
 from atlas.core.targets import HEADERS_MAX
 
+# Heads: the request line and the headers. Not in the documents; without a bound one request takes 50 MB.
+#: A server may take as much more as it reads at once (64 to 256 KiB), but never goes on reading.
+HEAD_BYTES_MAX: Final = 65_536
+#: How long a connection may stay open without a whole head.
+HEAD_DEADLINE_S: Final = 30.0
+
 # Bodies.
 BODY_BYTES_MAX: Final = 1024 * 1024
 BATCH_BODY_BYTES_MAX: Final = 8 * 1024 * 1024
