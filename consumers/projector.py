@@ -105,6 +105,8 @@ class Projector:
         self._cache: OrderedDict[EventKey, EventState] = OrderedDict()
         self._positions: dict[TopicPartition, int] = {}
         self._epochs: dict[int, int] = {}
+        self._applying: asyncio.Task[None] | None = None
+        self._in_flight: dict[EventKey, EventState] = {}
 
     async def run(self) -> None:
         """Project for ever the shards that the group gives this member."""
@@ -133,6 +135,7 @@ class Projector:
     async def _project(self, member: Member, shards: frozenset[int]) -> None:
         progress = await self._read_model.progress()
         self._cache.clear()
+        self._in_flight = {}
         self._positions = dict(progress.positions)
         self._epochs = dict(progress.epochs)
         reader = self._log.reader()
@@ -146,21 +149,28 @@ class Projector:
             with StreamTopics(self._registry, follow):
                 await self._project_from(reader, member, shards)
         finally:
+            if self._applying is not None:
+                self._applying.cancel()
+                await asyncio.gather(self._applying, return_exceptions=True)
+                self._applying = None
             await reader.close()
 
     async def _project_from(self, reader: Reader, member: Member, shards: frozenset[int]) -> None:
         committed_s, committed = self._clock.monotonic_s(), self._positions
         while True:
             moved = committed is not self._positions
-            batches = await reader.poll(RECORDS_MAX, _COMMIT_EVERY_S if moved else _POLL_S)
-            if batches and not await self._fold(reader, batches):
+            wait_s = _COMMIT_EVERY_S if moved else _POLL_S
+            batches = await reader.poll(RECORDS_MAX, 0 if self._applying else wait_s)
+            if not batches:
+                await self._applied()
+            elif not await self._fold(reader, batches):
                 await asyncio.sleep(_STALLED_S)  # a fact ran ahead of this process's control fold
-            if moved and self._clock.monotonic_s() - committed_s >= _COMMIT_EVERY_S:
+            if moved and not self._applying and self._clock.monotonic_s() - committed_s >= _COMMIT_EVERY_S:
                 committed_s, committed = self._clock.monotonic_s(), self._positions
                 await self._commit(member, shards)
 
     async def _fold(self, reader: Reader, batches: list[Batch]) -> bool:
-        """Fold and apply; False when nothing could be folded yet."""
+        """Fold, while the batch before is still being applied; False when nothing could be folded yet."""
         quarantined: list[Quarantined] = []
         events = self._read_events(batches, quarantined)
         positions = dict(self._positions)
@@ -180,8 +190,11 @@ class Projector:
                 quarantined.append(self._quarantine(source, state.offset, poison))
         for shard, offset, fact in facts:
             folding.fact(shard, offset, fact)
-        await self._apply(folding, moved, quarantined)
+        await self._applied()
+        self._apply(folding, moved, quarantined)
         self._positions = positions
+        if folding.trims:
+            await self._applied()  # what comes next must not find what has just been forgotten
         return True
 
     def _read_events(self, batches: list[Batch], quarantined: list[Quarantined]) -> list[EventState]:
@@ -248,26 +261,39 @@ class Projector:
                 key = fact_key(fact.topic, fact.event_id)
                 if key is not None and key not in fresh:
                     keys[key] = None
-        known = {key: state for key in keys if (state := self._cache.get(key)) is not None}
+        in_flight, cache = self._in_flight, self._cache
+        known = {key: state for key in keys if (state := in_flight.get(key) or cache.get(key)) is not None}
         missing = [key for key in keys if key not in known]
         if missing:
             known.update(await self._read_model.load(missing))
         return _Folding(dict(self._epochs), known)
 
-    async def _apply(
+    async def _applied(self) -> None:
+        """Wait until the batch under way is in the read model.
+
+        Raises:
+            StaleWriter, StoreUnavailable: it is not, and nothing after it can be.
+        """
+        if self._applying is not None:
+            applying, self._applying = self._applying, None
+            await applying
+            self._in_flight = {}
+
+    def _apply(
         self, folding: _Folding, moved: dict[TopicPartition, int], quarantined: list[Quarantined]
     ) -> None:
+        """Begin to apply what was folded; the next batch is folded meanwhile, on top of it."""
         states = [folding.known[key] for key in folding.changed]
-        await self._read_model.apply(
-            Changes(
-                events=states,
-                attempts=folding.attempts,
-                trims=folding.trims,
-                quarantined=quarantined,
-                advances=[Advance(s, self._positions.get(s, 0), p) for s, p in moved.items()],
-                epochs={s: e for s, e in folding.epochs.items() if self._epochs.get(s) != e},
-            )
+        changes = Changes(
+            events=states,
+            attempts=folding.attempts,
+            trims=folding.trims,
+            quarantined=quarantined,
+            advances=[Advance(s, self._positions.get(s, 0), p) for s, p in moved.items()],
+            epochs={s: e for s, e in folding.epochs.items() if self._epochs.get(s) != e},
         )
+        self._in_flight = {state.key: state for state in states}
+        self._applying = asyncio.create_task(self._read_model.apply(changes), name="projector apply")
         self._epochs = folding.epochs
         self._metrics.void_facts.inc(folding.void)
         if quarantined:
