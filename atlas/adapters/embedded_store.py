@@ -32,6 +32,7 @@ _PRAGMAS: Final = (
     "synchronous=FULL",  # an fsync of the WAL before each COMMIT returns
     "fullfsync=ON",  # macOS: to the platter
     "secure_delete=OFF",
+    "cache_size=-4096",  # KiB; the operating system caches the rest
     f"journal_size_limit={_WAL_LIMIT_BYTES}",
 )
 

@@ -37,8 +37,8 @@ CLOSE_TIMEOUT_S: Final = 5.0
 READERS: Final = 3
 
 _STATEMENTS_CACHED: Final = 256
-_WRITER_CACHE_KIB: Final = 16_384
-_READER_CACHE_KIB: Final = 4_096
+_WRITER_CACHE_KIB: Final = 8_192
+_READER_CACHE_KIB: Final = 1_024
 #: 16 MiB of WAL between checkpoints: each costs two fsyncs on the writing thread.
 _CHECKPOINT_PAGES: Final = 4_000
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
