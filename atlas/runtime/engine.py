@@ -21,7 +21,7 @@ from atlas.core.errors import ApiError, LogError
 from atlas.core.facts import DeliveryAttempted, DeliveryClosed, DeliveryFact
 from atlas.core.lifecycle import RETRY_SCHEDULED
 from atlas.ports.clock import Clock
-from atlas.runtime.attempt import TARGET_DELETED, TARGET_DISABLED, Attempter, disables_target
+from atlas.runtime.attempt import PAYLOAD_EXPIRED, TARGET_DELETED, TARGET_DISABLED, Attempter, disables_target
 from atlas.runtime.registry import Registry
 from atlas.runtime.work import LaneKey, Owner, Work, WorkKey
 
@@ -98,8 +98,11 @@ class Lane:
         workflow = self._engine.workflow(self.scope, self.target)
         limit = workflow.max_in_flight if workflow else self.in_flight + 1
         while self.queue and self.in_flight < limit:
-            if self.queue[0].owner.closed:
+            if self.queue[0].owner.closed or not self._engine.holds(self.queue[0]):
                 self._engine.forget(self._pop())
+                continue
+            if self.queue[0].owner.expired(self.queue[0]):
+                self._engine.close(self._pop(), PAYLOAD_EXPIRED)
                 continue
             if workflow is None or workflow.status != ENABLED:
                 code = TARGET_DELETED if workflow is None else TARGET_DISABLED
@@ -110,6 +113,7 @@ class Lane:
                 self.pump_in(delay_s)
                 break
             self.in_flight += 1
+            self.queue[0].under_way = True
             self._engine.start(self, self._pop(), workflow)
         if self.spilled and self.low():
             self._engine.wants_refill(self)
@@ -228,6 +232,17 @@ class Engine:
         self.forget(work)
         self._settle(work, (self._attempter.closed(work, code),))
 
+    def expire(self, work: Work) -> None:
+        """End a route whose record goes; one under way ends by itself, and is left to do so."""
+        present = self._here.get(work.key)
+        if present is None or not present.under_way:
+            self._here.pop(work.key, None)
+            self.close(work, PAYLOAD_EXPIRED)
+
+    def holds(self, work: Work) -> bool:
+        """Whether this very work stands for its route here: else another took its place, or it ended."""
+        return self._here.get(work.key) is work
+
     def forget(self, work: Work) -> None:
         """The route is no longer here."""
         if self._here.get(work.key) is work:
@@ -272,6 +287,7 @@ class Engine:
             if not isinstance(error, LogError):
                 log_line.error("attempt broke off", event_id=work.event_id, exc_info=error)
             lane.in_flight -= 1
+            work.under_way = False
             lane.queue.append(work)
             self.hold(work)
             lane.pump_in(_AGAIN_S)

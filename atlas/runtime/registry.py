@@ -94,6 +94,16 @@ class Registry:
         while self.position <= offset:
             await self._moved.wait()
 
+    async def stands_at(self, position: int) -> None:
+        """Wait until the fold stands at `position`, or at the end of the topic if that comes before.
+
+        Raises:
+            LogUnavailable: the end cannot be read now.
+        """
+        if self.position < position:
+            ends = await self._log.end_offsets([CONTROL])
+            await self.reached(min(position, ends.get(CONTROL, 0)) - 1)
+
     async def catch_up(self) -> None:
         """Wait, at most `CATCH_UP_MAX_S`, until the fold has passed what is in the topic now.
 

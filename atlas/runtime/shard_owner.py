@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from atlas.core.entities import Scope, Stream
-from atlas.core.errors import AtlasError, LogUnavailable
+from atlas.core.errors import AtlasError, LogUnavailable, StaleWriter
 from atlas.core.facts import (
     LIFECYCLE_TOPIC,
     SHARD_KEY,
@@ -35,9 +35,9 @@ from atlas.core.shard import DECIDING, ShardFold, Undecided
 from atlas.ports.clock import Clock
 from atlas.ports.log import Batch, Log, Member, Record, TopicPartition
 from atlas.ports.read_model import ReadModel, WaitingRoute
-from atlas.runtime.attempt import PAYLOAD_EXPIRED
 from atlas.runtime.engine import Engine, Lane
 from atlas.runtime.fact_writer import FactWriter
+from atlas.runtime.patience import patiently
 from atlas.runtime.registry import Registry
 from atlas.runtime.stream_topics import StreamTopics
 from atlas.runtime.telemetry import Metrics
@@ -87,7 +87,10 @@ class ShardOwner:
         self._undecided = Undecided()
         self._fold = ShardFold()
         self._waiting = WaitingRoutes(self, services.read_model, services.engine, services.clock)
+        self._expired: dict[str, int] = {}
         self._checkpointed: object = None
+        self._watched = asyncio.Event()
+        self._watched_to = 0
         self._moved = asyncio.Event()
         self._recent: dict[str, tuple[str, int]] = {}
 
@@ -106,6 +109,10 @@ class ShardOwner:
         """No attempt starts on a stale heartbeat, or while its fact could not be written."""
         fresh = self._member.heartbeat_age_s() <= self._member.session_timeout_s / 2
         return fresh and not self.closed and self._facts.room()
+
+    def expired(self, work: Work) -> bool:
+        """Whether retention is taking the work's record."""
+        return work.offset < self._expired.get(work.topic, 0)
 
     def started(self, work: Work, fact: DeliveryFact) -> None:
         """Record an attempt that takes its time."""
@@ -168,12 +175,12 @@ class ShardOwner:
         claim = ShardClaimed(owner=self._member.id, at_ms=self._services.clock.now_ms())
         self.epoch = await self._facts_claim(claim)
         source = TopicPartition(LIFECYCLE_TOPIC, self.shard)
-        position = await self._log.committed(GROUP, source) or 0
+        position = await patiently(lambda: self._log.committed(GROUP, source)) or 0
         reader = self._log.reader()
         reader.assign({source: position})
         try:
             while reader.position(source) <= self.epoch:
-                for batch in await reader.poll(RECORDS_MAX, _POLL_S):
+                for batch in await patiently(lambda: reader.poll(RECORDS_MAX, _POLL_S)):
                     for record in batch.records:
                         self._fold_fact(record)
         finally:
@@ -202,10 +209,12 @@ class ShardOwner:
         reader.assign({source: self.epoch + 1})
         try:
             while True:
-                for batch in await reader.poll(RECORDS_MAX, _POLL_S):
+                for batch in await patiently(lambda: reader.poll(RECORDS_MAX, _POLL_S)):
                     for record in batch.records:
                         if record.key == SHARD_KEY and _is_claim(record):
                             raise ClaimLost(f"shard {self.shard} was claimed at {record.offset}")
+                    self._watched_to = batch.next_offset
+                self._watched.set()
         finally:
             await reader.close()
 
@@ -225,7 +234,7 @@ class ShardOwner:
                     if self._undecided.open_count() >= OPEN_EVENTS_MAX or not self.may_start():
                         await asyncio.sleep(_PAUSE_S)
                         continue
-                    for batch in await reader.poll(RECORDS_MAX, _POLL_S):
+                    for batch in await patiently(lambda: reader.poll(RECORDS_MAX, _POLL_S)):
                         await self._take(batch)
         finally:
             await reader.close()
@@ -242,11 +251,15 @@ class ShardOwner:
             except Poison:
                 self._services.metrics.quarantined.labels(GROUP).inc()
                 continue
-            if event.control_offset > self._registry.position:
-                await self._registry.catch_up()
+            await self._control_at(event.control_offset)
             self._dispatch(topic, record.offset, event)
         self._undecided.skipped(topic, batch.next_offset)
         self._moved.set()
+
+    async def _control_at(self, position: int) -> None:
+        """An event is acted on with the control fold that its gateway had, or a later one."""
+        if position > self._registry.position:
+            await patiently(lambda: self._registry.stands_at(position))
 
     def _first_of_its_id(self, event_id: str, topic: str, offset: int) -> None:
         if self._recent.setdefault(event_id, (topic, offset)) != (topic, offset):
@@ -297,21 +310,38 @@ class ShardOwner:
             at_ms=self._services.clock.now_ms(),
         )
         offset = await self._facts.put(fact, SHARD_KEY)
+        await self._watched_past(offset)
         self._checkpointed = known
         try:
             await self._member.commit({self.shard: offset})
         except LogUnavailable:
             self._checkpointed = None
+        except StaleWriter as error:
+            raise ClaimLost(f"shard {self.shard} was taken away") from error
+
+    async def _watched_past(self, offset: int) -> None:
+        """No other's claim lies below: else the checkpoint is void, and a fold must not begin with it."""
+        while self._watched_to <= offset:
+            self._watched.clear()
+            await self._watched.wait()
 
     async def write(self, fact: RecordsTrimmed) -> int:
         """Append a trim; returns its offset."""
         return await self._facts.put(fact, SHARD_KEY)
 
-    async def expire(self, routes: Iterable[WaitingRoute]) -> None:
-        """Close these routes as `payload_expired`; returns when that is durable."""
-        for route in routes:
-            self._services.engine.close(self._waiting.work(route), PAYLOAD_EXPIRED)
+    async def expire(
+        self, source: TopicPartition, before_offset: int, routes: Iterable[WaitingRoute]
+    ) -> None:
+        """See `Trimmer`."""
+        self._expired[source.topic] = before_offset
+        for work in map(self._waiting.work, routes):
+            if not self._waiting.knows(work):
+                self._services.engine.expire(work)
         await self._facts.drained()
+
+    def renew(self) -> None:
+        """See `Trimmer`."""
+        raise ClaimLost(f"the claim of shard {self.shard} is old: claimed anew")
 
     def streams(self) -> Iterable[Stream]:
         """All streams there are, archived ones included."""

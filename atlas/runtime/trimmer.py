@@ -10,18 +10,24 @@ import asyncio
 from collections.abc import Iterable
 from typing import Final, Protocol
 
+import structlog
+
 from atlas.core.entities import Stream
 from atlas.core.errors import AtlasError
 from atlas.core.facts import LIFECYCLE_TOPIC, RecordsTrimmed
 from atlas.ports.clock import Clock
 from atlas.ports.log import Log, TopicPartition
 from atlas.ports.read_model import ReadModel, WaitingRoute
+from atlas.runtime.patience import patiently
 
 TRIM_EVERY_S: Final = 60.0
 LIFECYCLE_RETENTION_MS: Final = 110 * 86_400_000
+CLAIM_AGE_MAX_MS: Final = 10 * 86_400_000
 #: Records in one trim: the read model forgets them in one transaction (measured: 50 us an event).
 PORTION_RECORDS: Final = 5_000
 _ROWS_MAX: Final = 1_000
+
+log_line = structlog.get_logger()
 
 
 class TrimmingOwner(Protocol):
@@ -33,11 +39,22 @@ class TrimmingOwner(Protocol):
     @property
     def epoch(self) -> int: ...
 
+    @property
+    def last_offset(self) -> int:
+        """Offset of the newest own fact known to be durable."""
+
     def streams(self) -> Iterable[Stream]:
         """All streams, archived ones included."""
 
-    async def expire(self, routes: Iterable[WaitingRoute]) -> None:
-        """Close these routes as `payload_expired`; returns when that is durable."""
+    async def expire(
+        self, source: TopicPartition, before_offset: int, routes: Iterable[WaitingRoute]
+    ) -> None:
+        """From here on nothing of the partition below the offset is attempted. Close these routes of it as
+        `payload_expired`, but those whose attempt is under way; returns when that is durable.
+        """
+
+    def renew(self) -> None:
+        """Give the claim up for a new one."""
 
     async def write(self, fact: RecordsTrimmed) -> int:
         """Append the trim; returns its offset."""
@@ -53,7 +70,18 @@ class Trimmer:
         """Trim for ever."""
         while True:
             await asyncio.sleep(TRIM_EVERY_S)
-            await self.trim()
+            if await patiently(self._claim_is_old):
+                self._owner.renew()
+            try:
+                await self.trim()
+            except AtlasError as error:
+                log_line.warning("trimming put off", shard=self._owner.shard, error=str(error))
+
+    async def _claim_is_old(self) -> bool:
+        """A fact whose claim is gone is void in a rebuild: claims are renewed long before they go."""
+        lifecycle = TopicPartition(LIFECYCLE_TOPIC, self._owner.shard)
+        before = await self._log.offset_at(lifecycle, self._clock.now_ms() - CLAIM_AGE_MAX_MS)
+        return before > self._owner.epoch
 
     async def trim(self) -> None:
         """Trim every event topic's partition, and the lifecycle partition, once."""
@@ -70,16 +98,21 @@ class Trimmer:
         if source not in starts:
             return
         end_offset = await self._log.offset_at(source, before_ms)
+        if starts[source]:
+            await self._close_below(source, starts[source])  # what the log's own retention took
         for start in range(starts[source], end_offset, PORTION_RECORDS):
             await self._trim_below(source, min(start + PORTION_RECORDS, end_offset), before_ms)
 
-    async def _trim_below(self, source: TopicPartition, before_offset: int, before_ms: int) -> None:
+    async def _close_below(self, source: TopicPartition, before_offset: int) -> None:
         while True:
             open_routes = await self._read_model.open_below(source, before_offset, _ROWS_MAX)
             if not open_routes.routes:
-                break
-            await self._owner.expire(open_routes.routes)
-            await self._folded(open_routes.lifecycle_position)
+                return
+            await self._owner.expire(source, before_offset, open_routes.routes)
+            await self._folded(max(open_routes.lifecycle_position, self._owner.last_offset))
+
+    async def _trim_below(self, source: TopicPartition, before_offset: int, before_ms: int) -> None:
+        await self._close_below(source, before_offset)
         await self._owner.write(
             RecordsTrimmed(
                 epoch=self._owner.epoch,
@@ -91,7 +124,7 @@ class Trimmer:
         )
         await self._log.delete_records(source, before_offset)
 
-    async def _folded(self, position: int) -> None:
+    async def _folded(self, offset: int) -> None:
         lifecycle = TopicPartition(LIFECYCLE_TOPIC, self._owner.shard)
-        if not await self._read_model.wait_past({lifecycle: position + 1}, TRIM_EVERY_S):
+        if not await self._read_model.wait_past({lifecycle: offset + 1}, TRIM_EVERY_S):
             raise AtlasError("the read model does not keep up: nothing is trimmed")

@@ -78,6 +78,10 @@ class WaitingRoutes:
         """A fact about the route is on its way to the log: the store knows less than we do."""
         self._overlay.queued(work)
 
+    def knows(self, work: Work) -> bool:
+        """Whether a row of the store about this route is older than a fact of ours."""
+        return self._overlay.knows(work.key)
+
     def recorded(self, work: Work, fact: DeliveryFact, offset: int) -> None:
         """The fact is durable at `offset`."""
         self._overlay.recorded(work, offset)

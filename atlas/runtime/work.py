@@ -37,6 +37,9 @@ class Owner(Protocol):
     def started(self, work: Work, fact: DeliveryFact) -> None:
         """Record something that decides nothing."""
 
+    def expired(self, work: Work) -> bool:
+        """Whether the work's record is past retention: it is closed, not attempted."""
+
     def refill(self, lane: Lane) -> None:
         """The lane has room, and routes of it wait in the store."""
 
@@ -51,10 +54,12 @@ class Work:
         attempt: the number that attempt will carry.
         record: the event, when it is at hand; else it is fetched from the log.
         first: straight from the event topic, not from the store.
+        under_way: its attempt has been started.
     """
 
     __slots__ = (
         "attempt", "event_id", "first", "offset", "owner", "record", "replay", "scope", "target", "topic",
+        "under_way",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +84,7 @@ class Work:
         self.replay = replay
         self.record = record
         self.first = record is not None
+        self.under_way = False
 
     @property
     def lane(self) -> tuple[str, str, str]:
