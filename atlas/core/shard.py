@@ -50,10 +50,18 @@ class ShardFold:
         if fact.epoch != self.epoch:
             return
         if isinstance(fact, ShardCheckpoint):
-            self.next_offsets = dict(fact.next_offsets)
-            self.decided = {(route.topic, route.offset, route.target) for route in fact.decided}
+            self._checkpoint(fact)
         elif isinstance(fact, DECIDING) and fact.offset >= self.next_offsets.get(fact.topic, 0):
             self.decided.add((fact.topic, fact.offset, fact.target))
+
+
+    def _checkpoint(self, fact: ShardCheckpoint) -> None:
+        """Only adds to what is known: one whose append was in doubt may lie there again, after newer facts."""
+        for topic, offset in fact.next_offsets.items():
+            self.next_offsets[topic] = max(offset, self.next_offsets.get(topic, 0))
+        self.decided.update((route.topic, route.offset, route.target) for route in fact.decided)
+        below = self.next_offsets
+        self.decided = {route for route in self.decided if route[1] >= below.get(route[0], 0)}
 
 
 class _TopicProgress:

@@ -59,6 +59,17 @@ def test_folding_may_begin_at_a_checkpoint() -> None:
     assert shard.decided == {(TOPIC, 9, "wf_b"), (TOPIC, 8, "wf_a")}
 
 
+def test_a_checkpoint_that_lands_again_forgets_nothing() -> None:
+    """Its append was in doubt, was repeated, and then the first one landed after all."""
+    early = ShardCheckpoint(
+        epoch=0, next_offsets={TOPIC: 3}, decided=(DecidedRoute(TOPIC, 5, "wf_a"),), at_ms=1
+    )
+    later = ShardCheckpoint(epoch=0, next_offsets={TOPIC: 6}, decided=(), at_ms=2)
+    shard = fold([claimed(), early, attempted(0, 4, "wf_a"), later, attempted(0, 7, "wf_a"), early])
+    assert shard.next_offsets == {TOPIC: 6}
+    assert shard.decided == {(TOPIC, 7, "wf_a")}
+
+
 def test_a_checkpoint_that_would_be_too_long_waits() -> None:
     undecided = Undecided()
     undecided.start(TOPIC, 0)
