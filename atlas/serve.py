@@ -12,6 +12,7 @@ from hypercorn.config import Config
 
 from atlas import serve_hypercorn
 from atlas.core.limits import HEAD_BYTES_MAX
+from atlas.serve_uvicorn import HttpProtocol
 
 SERVERS: Final = ("hypercorn", "uvicorn")
 #: How long requests under way may take to end when the server stops.
@@ -93,7 +94,7 @@ async def _uvicorn(app: Any, sock: socket.socket, stop: asyncio.Event) -> None:
     config = uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=HttpProtocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -7,6 +7,7 @@ kind parser would take is a failure too.
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import time
@@ -52,8 +53,12 @@ class Wire:
         self._socket.sendall(data)
 
     def half_close(self) -> None:
-        """Nothing more will be sent; answers are still read."""
-        self._socket.shutdown(socket.SHUT_WR)
+        """Nothing more will be sent; answers are still read, also those of a server that has hung up."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
 
     def answer(self, method: str = "GET") -> Answer:
         """The next final answer; those before it that only say "go on" are passed over.

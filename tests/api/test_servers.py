@@ -9,10 +9,17 @@ from typing import Any, Final
 
 import h2.config
 import h2.connection
+import orjson
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
+from atlas.core.limits import HEAD_BYTES_MAX, HEAD_DEADLINE_S
 from atlas.serve import bind, serve
-from tests.api.atlas_process import SERVERS
+from atlas.serve_uvicorn import HttpProtocol
+from tests.api.atlas_process import EVENT, SERVERS, answered, create_stream, every_page, refused
+from tests.http_client import Client, Wire, content
+from tests.virtual_time import VirtualClock, pass_time, virtual_time
 
 MANY: Final = 20
 GET: Final = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -132,3 +139,171 @@ async def test_http_2_that_asks_for_nothing_is_idle(
         writer.write(request_bytes)
         await asyncio.wait_for(reader.read(), 10)
         await hang_up(writer)
+
+
+def a_head(size_bytes: int) -> bytes:
+    start = GET.removesuffix(b"\r\n") + b"X-A: a\r\n" * 100 + b"X-B: "
+    return start + b"b" * (size_bytes - len(start) - 4) + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("before", [b"", GET])
+async def test_a_head_of_the_largest_size(server: str, before: bytes) -> None:
+    async with served(App(), server) as port:
+        await hang_up(await asked(port, before + a_head(HEAD_BYTES_MAX), b"ok" if not before else b"okHTTP"))
+
+
+async def test_a_head_one_byte_too_large() -> None:
+    """uvicorn; hypercorn looks only when it would have to read on."""
+    async with served(App(), "uvicorn") as port:
+        await hang_up(await asked(port, a_head(HEAD_BYTES_MAX + 1), b"HTTP/1.1 431 "))
+        await hang_up(await asked(port, GET + a_head(HEAD_BYTES_MAX + 1), b"HTTP/1.1 431 "))
+
+
+CHUNKED: Final = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+ENDLESS: Final = {
+    "headers": (GET.removesuffix(b"\r\n"), b"X-A: a\r\n" * 1_000),
+    "one header": (GET.removesuffix(b"\r\n") + b"X-A: ", b"a" * 10_000),
+    "a target": (b"GET /", b"a" * 10_000),
+    "trailers": (CHUNKED + b"0\r\n", b"X-A: a\r\n" * 1_000),
+}
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("case", ENDLESS)
+async def test_a_head_without_end(server: str, case: str) -> None:
+    start, more = ENDLESS[case]
+
+    async def send() -> None:
+        writer.write(start)
+        for _ in range(20_000_000 // len(more)):
+            writer.write(more)
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    async with served(App(), server) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(send(), 10)
+        writer.transport.abort()
+
+
+class Transport(asyncio.Transport):
+    """The server's end of a connection, as far as it looks at it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def connected() -> tuple[HttpProtocol, Transport]:
+    config = uvicorn.Config(App(), loop="none", ws="none", log_config=None, timeout_keep_alive=75)
+    protocol, transport = HttpProtocol(config, ServerState(), {}), Transport()
+    protocol.connection_made(transport)
+    return protocol, transport
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", b"GET / HTTP/1.1\r\nHost"])
+def test_uvicorn_gives_a_head_so_much_time(sent: bytes) -> None:
+    @virtual_time
+    async def test(clock: VirtualClock) -> None:
+        protocol, transport = connected()
+        protocol.data_received(sent)
+        await pass_time(HEAD_DEADLINE_S - 0.1)
+        assert not transport.is_closing()
+        await pass_time(0.2)
+        assert transport.is_closing()
+        protocol.connection_lost(None)
+
+    test()
+
+
+@virtual_time
+async def test_uvicorn_gives_the_next_head_as_much(clock: VirtualClock) -> None:
+    protocol, transport = connected()
+    for _ in range(5):
+        protocol.data_received(GET)
+        await pass_time(HEAD_DEADLINE_S * 2)
+        assert not transport.is_closing()
+    for count in range(100):  # so slowly that neither clock runs out by itself
+        if transport.is_closing():
+            break
+        protocol.data_received(GET[count : count + 1])
+        await pass_time(1)
+    assert transport.is_closing()
+    assert count <= HEAD_DEADLINE_S * 2
+    protocol.connection_lost(None)
+
+
+@virtual_time
+async def test_uvicorn_waits_for_answers(clock: VirtualClock) -> None:
+    protocol, transport = connected()
+    protocol.data_received(GET.replace(b"/", b"/wait", 1))
+    await pass_time(HEAD_DEADLINE_S * 5)
+    assert not transport.is_closing()
+    protocol.connection_lost(None)
+    for task in protocol.tasks:
+        task.cancel()
+
+
+OFFER: Final = [
+    ("Connection", "Upgrade, HTTP2-Settings"),
+    ("Upgrade", "h2c"),
+    ("HTTP2-Settings", "AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA"),
+]
+BODY: Final = orjson.dumps(EVENT)
+
+
+@pytest.mark.parametrize("offer", [OFFER, [("Connection", "keep-alive, upgrade"), ("Upgrade", "foo/2")]])
+@pytest.mark.parametrize("body", [BODY, [BODY[:9], BODY[9:]]], ids=["length", "chunks"])
+def test_a_post_that_offers_an_upgrade_just_works(
+    acme: Client, offer: list[tuple[str, str]], body: bytes | list[bytes]
+) -> None:
+    """Java's client offers one on every new connection."""
+    create_stream(acme)
+    whole = acme.head("POST", "/v1/events", body, offer) + content(body)
+    split = acme.head("POST", "/v1/events", body, offer).index(b"Upgrade")
+    end_of_head = whole.index(b"\r\n\r\n") + 4
+    for cuts in ([], [end_of_head], [split, end_of_head + 5], [end_of_head - 1], [end_of_head + 1]):
+        with Wire(acme.port) as wire:
+            for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True):
+                wire.send(whole[start:end])
+            answered(wire.answer(), 202)
+            wire.send(whole + acme.head("GET", "/v1/events"))
+            answered(wire.answer(), 202)
+            answered(wire.answer(), 200)
+    assert len(every_page(acme, "/v1/events")) == 10
+
+
+def test_a_body_is_not_the_next_request(acme: Client) -> None:
+    create_stream(acme)
+    hidden = acme.head("POST", "/v1/events", BODY) + BODY
+    with Wire(acme.port) as wire:
+        wire.send(acme.head("POST", "/v1/events", hidden, OFFER))
+        wire.send(hidden)
+        refused(wire.answer(), 400, "invalid_request")
+        wire.send(acme.head("GET", "/v1/events"))
+        assert answered(wire.answer(), 200)["data"] == []
+
+
+def test_many_offers_at_once(acme: Client) -> None:
+    count = 1_000
+    with Wire(acme.port) as wire:
+        wire.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: a\r\n\r\n" * count)
+        for _ in range(count):
+            answered(wire.answer(), 200)
+
+
+def test_a_tunnel_is_refused(acme: Client) -> None:
+    with Wire(acme.port) as wire:
+        wire.send(b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n" + GET)
+        assert 400 <= wire.answer().status < 500
