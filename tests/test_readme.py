@@ -190,6 +190,14 @@ def test_every_option_is_named_and_exists() -> None:
     dev_options = {option for each in main.commands["dev"].params for option in each.opts}
     assert set(re.findall(r"--[a-z-]+", row)) == dev_options
     known = dev_options | {"--keep", "--undo", "--default", "--url"}
+    for script, described in re.findall(r"^\| `\./scripts/(\w+)` \|(.*)$", README, re.MULTILINE):
+        options = set(re.findall(r"`(--[a-z-]+)`", described))
+        if options:
+            told = subprocess.run(  # a script of ours
+                [ROOT / "scripts" / script, "--help"], capture_output=True, text=True, timeout=60, check=True
+            )
+            assert options <= set(re.findall(r"--[a-z-]+", told.stdout)), script
+        known |= options
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
 
 
