@@ -155,7 +155,9 @@ class AsgiClient:
         if isinstance(body, bytes):
             own += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         elif body is not None:
-            own += [(b"content-type", b"application/json"), (b"transfer-encoding", b"chunked")]
+            own.append((b"content-type", b"application/json"))
+            if http_version.startswith("1"):  # HTTP/2 has no need to say so
+                own.append((b"transfer-encoding", b"chunked"))
         given = {name for name, _ in sent}
         if b"content-length" in given:
             given.add(b"transfer-encoding")

@@ -10,7 +10,7 @@ import asyncio
 
 from starlette.types import Receive
 
-from atlas.core.errors import ApiError, AtlasError
+from atlas.core.errors import ApiError, AtlasError, InvalidRequest
 from atlas.core.limits import BODY_DEADLINE_S, DRAIN_BYTES_MAX, DRAIN_S_MAX
 from atlas.gateway.deadlines import Deadlines
 
@@ -48,13 +48,18 @@ class Body:
     @property
     def is_pending(self) -> bool:
         """Whether the client may still be sending what the headers spoke of."""
-        return self._expected and not self._finished
+        return self._expected and (not self._finished or self._is_short)
+
+    @property
+    def _is_short(self) -> bool:
+        """Fewer bytes than announced: the server took them for something else, or the client hung up."""
+        return self._read_bytes < self._announced_bytes
 
     async def read(self, bytes_max: int) -> bytes:
         """All of it.
 
         Raises:
-            ApiError: 408 after `BODY_DEADLINE_S`, 413 past `bytes_max`.
+            ApiError: 408 after `BODY_DEADLINE_S`, 413 past `bytes_max`, 400 when it ends early.
             ClientGone: the client did not wait.
         """
         body = None
@@ -72,6 +77,8 @@ class Body:
         if body is None:
             await self.drain()
             raise ApiError("payload_too_large", f"A body may have at most {bytes_max:,} bytes here.")
+        if self._is_short:
+            raise InvalidRequest("Content-Length", "announces more bytes than the body has")
         return body
 
     async def drain(self) -> None:

@@ -63,18 +63,20 @@ class HttpCall:
             InvalidRequest: with the header's name.
         """
         headers = self.headers
+        length = headers.get(b"content-length")
+        chunked = b"transfer-encoding" in headers
+        is_number = length is not None and length.isdigit() and len(length) <= _LENGTH_DIGITS_MAX
+        # First what there may be to drain before any refusal. HTTP/2 need not announce a body at all.
+        if length is not None and is_number and not chunked:
+            self.body.announced(int(length))
+        elif length is not None or chunked or not self.scope["http_version"].startswith("1"):
+            self.body.announced(None)
         if len(headers) != len(self.scope["headers"]):
             _refuse_repeats(self.scope["headers"])
-        length = headers.get(b"content-length")
-        if length is None:
-            if b"transfer-encoding" in headers:
-                self.body.announced(None)
-        elif b"transfer-encoding" in headers:
+        if length is not None and chunked:
             raise InvalidRequest("Content-Length", "must not come together with Transfer-Encoding")
-        elif not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX:
+        if length is not None and not is_number:
             raise InvalidRequest("Content-Length", "is not a number of bytes")
-        else:
-            self.body.announced(int(length))
 
     @property
     def principal(self) -> Principal:

@@ -122,6 +122,37 @@ def test_the_same_rules(clients: tuple[Http2, Client]) -> None:
     assert len(every_page(live, "/v1/events")) == 2
 
 
+@pytest.mark.parametrize("length", [[], [("content-length", "300000")]], ids=["no length", "length"])
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("POST", "/v1/events", [("authorization", "Bearer no")], 401),
+        ("POST", "/v1/nothing", [], 404),
+        ("PUT", "/v1/events", [], 405),
+        ("POST", "/v1/events", [("idempotency-key", "k")] * 2, 400),
+    ],
+)
+def test_an_early_answer_ends_no_other_stream(
+    dev: Dev,
+    clients: tuple[Http2, Client],
+    method: str,
+    path: str,
+    headers: HeaderList,
+    status: int,
+    length: HeaderList,
+) -> None:
+    """The body of the one refused comes when the refusal is decided."""
+    _, live = clients
+    spoken = Http2(dev.port, None if status == 401 else live.token)
+    try:
+        for _ in range(3):
+            answer = spoken.request(method, path, b"x" * 300_000, [*headers, *length])
+            assert answer.status == status
+            assert spoken.request("GET", "/healthz").status == 200
+    finally:
+        spoken.close()
+
+
 @pytest.mark.parametrize(
     "headers",
     [
