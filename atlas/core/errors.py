@@ -46,6 +46,10 @@ HTTP_STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "service_unavailable": 503,
 }
 
+# What a caller sent may be a megabyte of key or path; an answer that quotes it should not be.
+FIELD_PATH_CHARS_MAX: Final = 512
+MESSAGE_CHARS_MAX: Final = 1_000
+
 
 class AtlasError(Exception):
     """Root of everything Atlas raises on purpose."""
@@ -56,7 +60,7 @@ class ApiError(AtlasError):
 
     Args:
         code: stable, safe to switch on; a key of `HTTP_STATUS_BY_CODE`.
-        message: for people; may change.
+        message: for people; may change; cut at `MESSAGE_CHARS_MAX`.
         details: always an object in the answer.
         headers: extra response headers, names in lower case.
     """
@@ -68,6 +72,7 @@ class ApiError(AtlasError):
         details: Mapping[str, object] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        message = message[:MESSAGE_CHARS_MAX]
         super().__init__(f"{code}: {message}")
         self.code = code
         self.status = HTTP_STATUS_BY_CODE[code]
@@ -81,11 +86,12 @@ class InvalidRequest(ApiError):
 
     Args:
         field: dotted path to the first thing wrong, a header's or parameter's name, or None when
-            the body as a whole is wrong.
+            the body as a whole is wrong; cut at `FIELD_PATH_CHARS_MAX`.
         reason: what is wrong with it, for people.
     """
 
     def __init__(self, field: str | None, reason: str) -> None:
+        field = field[:FIELD_PATH_CHARS_MAX] if field else field
         where = f"{field}: " if field else ""
         super().__init__("invalid_request", f"{where}{reason}", {"field": field, "reason": reason})
         self.field = field

@@ -35,8 +35,6 @@ DEPTH_MAX: Final = 64
 CONTAINERS_MAX: Final = 262_144
 INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**64 - 1
-#: `details.field` is cut here: a key may be a megabyte long, and the answer should not be.
-FIELD_PATH_CHARS_MAX: Final = 512
 #: What a batch puts around its items that does not count as depth: the object and its `events`.
 BATCH_ENVELOPE_DEPTH: Final = 2
 

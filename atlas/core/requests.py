@@ -235,7 +235,7 @@ _IPV4: Final = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}").fullmatch
 
 
 def _join(at: str, field: str) -> str:
-    return f"{at}.{field}"[: limits.FIELD_PATH_CHARS_MAX] if at else field
+    return f"{at}.{field}" if at else field
 
 
 def _is_address(text: str) -> bool:
@@ -257,7 +257,7 @@ def _check(body: _Body, value: object, at: str) -> None:
     """What types cannot say of the bodies that are not events."""
     nul_at = find_nul(value, at)
     if nul_at is not None:
-        raise InvalidRequest(nul_at[: limits.FIELD_PATH_CHARS_MAX], _NUL)
+        raise InvalidRequest(nul_at, _NUL)
     match body:
         case StreamCreate() | StreamPatch():
             _refuse_repeats(body.default_routes, _join(at, "default_routes"))
@@ -354,7 +354,7 @@ def _explain(model: type[Struct], value: object, text: str, at: str) -> InvalidR
 
 def _invalid(segments: Sequence[str], reason: str) -> InvalidRequest:
     path = ".".join(segment for i, segment in enumerate(segments) if segment or i)
-    return InvalidRequest(path[: limits.FIELD_PATH_CHARS_MAX] or None, reason)
+    return InvalidRequest(path or None, reason)
 
 
 def _reason(model: type[Struct], steps: Sequence[str], what: str) -> str:

@@ -28,7 +28,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from atlas.core.errors import InvalidRequest
-from atlas.core.limits import CONTAINERS_MAX, DEPTH_MAX, FIELD_PATH_CHARS_MAX, INTEGER_MAX, INTEGER_MIN
+from atlas.core.limits import CONTAINERS_MAX, DEPTH_MAX, INTEGER_MAX, INTEGER_MIN
 
 PAYLOAD_HASH_BYTES: Final = 16
 
@@ -219,7 +219,7 @@ class _Scan:
             reason = self._step(match[0])
             if reason is not None:
                 path = ".".join(str(frame.segment) for frame in self._frames)
-                return InvalidRequest(path[:FIELD_PATH_CHARS_MAX] or None, reason)
+                return InvalidRequest(path or None, reason)
         return None
 
     def _step(self, token: bytes) -> str | None:

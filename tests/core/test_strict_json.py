@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atlas.core.errors import InvalidRequest
-from atlas.core.limits import BATCH_ENVELOPE_DEPTH, DEPTH_MAX, FIELD_PATH_CHARS_MAX
+from atlas.core.errors import FIELD_PATH_CHARS_MAX, InvalidRequest
+from atlas.core.limits import BATCH_ENVELOPE_DEPTH, DEPTH_MAX
 from atlas.core.strict_json import (
     PAYLOAD_HASH_BYTES,
     canonical,

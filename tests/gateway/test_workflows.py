@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -290,3 +291,23 @@ async def test_pages_go_by_the_text_of_ids(clock: VirtualClock, tmp_path: Path) 
         assert (rest["has_more"], rest["next_cursor"]) == (False, None)
         for cursor in ("b", "wf_", "wf_" + "a" * 61, "wf_%0A", "wf_a%0A", "stm_01HX9YQK2T7V3M4ZB6F5N0WJ1A"):
             assert (await g.live.get(f"{PATH}?cursor={cursor}")).field == "cursor"
+
+
+@pytest.mark.parametrize("long", ["k" * 60_000, "\0" * 60_000, "\U0001f600" * 30_000])
+def test_a_refusal_is_short_whatever_it_refuses(long: str, tmp_path: Path) -> None:
+    @virtual_time
+    async def test(clock: VirtualClock) -> None:
+        async with gateway(clock, tmp_path) as g:
+            quoted = quote(long)
+            answers = [await g.live.post(f"{PATH}/wf_a/disable", {long: 1})]
+            for path in (PATH, "/v1/event-streams", "/v1/api-keys"):
+                answers.append(await g.live.post(path, {long: 1}))
+                answers.append(await g.live.get(f"{path}?{quoted}=1"))
+                answers.append(await g.live.patch(f"{path}/{quoted}", {}))
+                answers.append(await g.live.get(f"{path}/{quoted}"))
+            answers.append(await g.operator.get(f"/admin/v1/workspaces/{quoted}"))
+            for answer in answers:
+                assert 400 <= answer.status < 500
+                assert len(answer.body) < 16_000
+
+    test()
