@@ -54,9 +54,8 @@ class ShardFold:
         elif isinstance(fact, DECIDING) and fact.offset >= self.next_offsets.get(fact.topic, 0):
             self.decided.add((fact.topic, fact.offset, fact.target))
 
-
     def _checkpoint(self, fact: ShardCheckpoint) -> None:
-        """Only adds to what is known: one whose append was in doubt may lie there again, after newer facts."""
+        """Only adds to what is known: one whose append was in doubt may land again, after newer facts."""
         for topic, offset in fact.next_offsets.items():
             self.next_offsets[topic] = max(offset, self.next_offsets.get(topic, 0))
         self.decided.update((route.topic, route.offset, route.target) for route in fact.decided)
@@ -81,9 +80,22 @@ class Undecided:
     def __init__(self) -> None:
         self._topics: dict[str, _TopicProgress] = {}
 
+    def take_over(self, fold: ShardFold) -> None:
+        """Begin with what the owners before had decided, in topics that are not read yet too."""
+        for topic, position in fold.next_offsets.items():
+            self.start(topic, position)
+        for topic, offset, target in fold.decided:
+            self.start(topic, 0)
+            self._topics[topic].decided[offset, target] = None
+
     def start(self, topic: str, position: int) -> None:
-        """Reading of a topic starts here; everything below is decided."""
-        self._topics[topic] = _TopicProgress(position)
+        """Reading of a topic starts here; everything below is decided. Known topics stay as they are."""
+        if topic not in self._topics:
+            self._topics[topic] = _TopicProgress(position)
+
+    def positions(self) -> dict[str, int]:
+        """Next offset to read, by topic."""
+        return {topic: progress.position for topic, progress in self._topics.items()}
 
     def read(self, topic: str, offset: int, undecided: Iterable[str], decided: Iterable[str] = ()) -> None:
         """An event was read; `undecided` routes still need a fact, `decided` ones have theirs."""
