@@ -127,7 +127,6 @@ requests = st.tuples(
 
 @settings(
     max_examples=80,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(st.lists(requests, min_size=1, max_size=12))

@@ -228,5 +228,5 @@ class LogMachine(RuleBasedStateMachine):
         self.directory.cleanup()
 
 
-LogMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+LogMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=30)
 TestLogAgainstModel = LogMachine.TestCase

@@ -37,7 +37,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 @given(batch=events(), data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_digest_tells_what_is_there_not_how_it_came(batch: list[EventState], data: st.DataObject) -> None:
     shuffled = data.draw(st.permutations(batch))
     cut = data.draw(st.integers(0, len(batch)))

@@ -145,7 +145,7 @@ async def test_each_stream_has_a_retention_of_its_own(store: ReadModel, many: in
     count_max=st.sampled_from([1, 3, 1_024]),
 )
 @example(batch=BATCH, asked=[replace(everything(), workflow_id="wf_a", status="failed")], count_max=1)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_filters_together_mean_what_each_means(
     batch: list[EventState], asked: list[EventQuery], count_max: int
 ) -> None:
@@ -161,7 +161,7 @@ def test_any_filters_together_mean_what_each_means(
 
 
 @given(batch=events(), limit=st.integers(1, 7))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_walk_finds_every_event_once_while_others_arrive(batch: list[EventState], limit: int) -> None:
     async def check() -> None:
         async with opened(None) as store:

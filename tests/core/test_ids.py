@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from atlas.core.ids import (
@@ -41,7 +41,6 @@ def plain(number: int) -> str:
     return digits
 
 
-@settings(deadline=None)
 @given(times_ms, entropies)
 def test_ulid_is_time_then_entropy_in_base32(ms: int, entropy: bytes) -> None:
     number = int.from_bytes(entropy, "big")
@@ -50,7 +49,6 @@ def test_ulid_is_time_then_entropy_in_base32(ms: int, entropy: bytes) -> None:
     assert id_time_ms(event_id(ms, entropy)) == ms
 
 
-@settings(deadline=None)
 @given(st.tuples(times_ms, entropies), st.tuples(times_ms, entropies))
 def test_text_order_is_time_order(one: tuple[int, bytes], other: tuple[int, bytes]) -> None:
     assert (ulid(*one) < ulid(*other)) == (one < other)
@@ -103,7 +101,6 @@ def test_the_largest_ulid_is_an_id() -> None:
 parts = st.text(st.sampled_from("ab:1 é"), max_size=4)
 
 
-@settings(deadline=None)
 @given(st.tuples(parts, parts, parts, parts), st.tuples(parts, parts, parts, parts))
 def test_keyed_ids_differ_unless_all_parts_agree(
     one: tuple[str, str, str, str], other: tuple[str, str, str, str]
@@ -129,7 +126,6 @@ def test_hashed_ids_never_change() -> None:
 deliveries = st.tuples(parts, parts, st.integers(0, 100))
 
 
-@settings(deadline=None)
 @given(deliveries, deliveries)
 def test_delivery_ids(one: tuple[str, str, int], other: tuple[str, str, int]) -> None:
     assert (delivery_id(*one) == delivery_id(*other)) == (one == other)

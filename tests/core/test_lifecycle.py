@@ -227,5 +227,5 @@ class Lifecycle(RuleBasedStateMachine):
             assert (route.status not in TERMINAL) or (route.due_at_ms is None and route.completed_at_ms)
 
 
-Lifecycle.TestCase.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+Lifecycle.TestCase.settings = settings(max_examples=150, stateful_step_count=25)
 TestLifecycle = Lifecycle.TestCase

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from atlas.core.murmur2 import murmur2, partition_for
@@ -48,7 +48,6 @@ def test_kafkas_own_vectors(key: bytes, signed: int) -> None:
     assert partition_for(key, 1000) == (signed & 0x7FFFFFFF) % 1000
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=80), st.integers(1, 64))
 def test_same_as_the_plain_algorithm(key: bytes, partitions: int) -> None:
     assert murmur2(key) == by_the_byte(key)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
@@ -181,7 +181,6 @@ json_values = st.recursive(
 
 
 @pytest.mark.parametrize("model", [BatchIn, *VALID])
-@settings(deadline=None)
 @given(st.data())
 def test_any_value_in_any_field_is_read_or_refused_there(model: Body, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from([field.name for field in msgspec.structs.fields(model)]))

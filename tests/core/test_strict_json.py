@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from atlas.core.errors import FIELD_PATH_CHARS_MAX, InvalidRequest
@@ -221,7 +221,6 @@ plain = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(
     st.recursive(
         plain,

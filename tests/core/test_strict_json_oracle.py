@@ -154,13 +154,13 @@ deep = st.builds(nested, values, st.lists(st.booleans(), min_size=DEPTH_MAX - 6,
 texts = st.one_of(objects(values), objects(values | deep), values).map(str.encode)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(body=texts, envelope_depth=st.sampled_from([0, BATCH_ENVELOPE_DEPTH]))
 def test_same_verdict_and_place_as_the_oracle(body: bytes, envelope_depth: int) -> None:
     assert_as_the_oracle(body, envelope_depth)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(body=texts, data=st.data())
 def test_same_verdict_on_mutated_text(body: bytes, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(body)))
@@ -178,7 +178,6 @@ def test_same_verdict_on_mutated_text(body: bytes, data: st.DataObject) -> None:
         assert_as_the_oracle(mutated)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=40))
 @example(b"\xef\xbb\xbf{}")
 @example(b"")

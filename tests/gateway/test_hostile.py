@@ -118,7 +118,7 @@ requests = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(requests, min_size=1, max_size=25))
 def test_nothing_that_is_sent_makes_a_5xx(sent: list[Any]) -> None:
     async def scenario(clock: VirtualClock) -> None:

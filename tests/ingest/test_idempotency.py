@@ -99,7 +99,7 @@ def test_keys_of_two_namespaces_never_meet() -> None:
     assert derived.dedup_key != sent.dedup_key
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(spellings())
 def test_a_retry_in_other_words_is_the_same_event(texts: tuple[bytes, bytes]) -> None:
     rest = b'"stream":"orders-prod","type":"order.fulfilled","occurred_at":"2026-05-18T14:22:11Z"'
