@@ -9,11 +9,11 @@ without it.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from atlas.core.limits import HEAD_BYTES_MAX, HEAD_DEADLINE_S
@@ -146,7 +146,8 @@ class HttpProtocol(HttpToolsProtocol):
         """
         if self.transport.is_closing():
             return
-        waits = self.timeout_keep_alive_task is None and (self.cycle is None or self.cycle.response_complete)
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # None until the first request
+        waits = self.timeout_keep_alive_task is None and (cycle is None or cycle.response_complete)
         if waits and self._heads == self._heads_seen:
             self.transport.close()
             return
