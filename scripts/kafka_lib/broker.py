@@ -99,9 +99,10 @@ class Broker:
         self._pid_file.unlink(missing_ok=True)
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay up and nothing answers."""
+        """SIGSTOP: connections stay up and nothing answers, from when this returns."""
         if (pid := self.pid()) is not None:
             _signal(pid, signal.SIGSTOP)
+            _await_stopped(pid)
 
     def resume(self) -> None:
         """SIGCONT."""
@@ -254,6 +255,16 @@ def await_answer(port: int, timeout_s: float, going: Callable[[], bool] = lambda
             return False
         time.sleep(_POLL_S)
     return True
+
+
+def _await_stopped(pid: int) -> None:
+    """A signal is only sent: each thread of the broker goes on until it is next scheduled."""
+    deadline_s = time.monotonic() + STOP_MAX_S
+    while time.monotonic() < deadline_s:
+        states = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, check=False)
+        if states.stdout.strip().startswith(b"T"):
+            return
+        time.sleep(_POLL_S)
 
 
 def _need_java() -> None:
