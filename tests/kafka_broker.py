@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -32,7 +33,7 @@ def shared_broker() -> str:
     return address
 
 
-def own_broker(directory: Path) -> Broker:
+def own_broker(directory: Path, overrides: Mapping[str, str] | None = None) -> Broker:
     """A broker of this test's own, not started yet, to kill, pause and start again.
 
     Skips or fails the test when it cannot be run here.
@@ -41,7 +42,7 @@ def own_broker(directory: Path) -> Broker:
         fetch_jars()
     except NoBroker as error:
         _refuse(str(error))
-    return Broker(directory / "kafka")
+    return Broker(directory / "kafka", overrides=overrides)
 
 
 @cache

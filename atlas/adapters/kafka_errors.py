@@ -11,6 +11,14 @@ from aiokafka.errors import KafkaError, for_code
 from atlas.core.errors import LogUnavailable
 
 
+class NotSent(LogUnavailable):
+    """The append never left this process: it will not land."""
+
+
+class InDoubt(LogUnavailable):
+    """The append left, and its producer is given up: it may have landed, or may land yet."""
+
+
 @asynccontextmanager
 async def within(deadline_s: float, what: str) -> AsyncIterator[None]:
     """Give what happens inside a deadline, and its failures the port's name.

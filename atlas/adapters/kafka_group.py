@@ -141,9 +141,15 @@ class _Membership:
         self._client = AIOKafkaClient(**options)
         self._group, self._topic, self._member = group, topic, member
         self._coordinator: _Coordinator | None = None
+        self._starting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Connect and begin to join; the assignment comes later."""
+        # Cut off in between, aiokafka would leave its first connection open.
+        self._starting = asyncio.create_task(self._start(), name=f"start {self._member.id}")
+        await asyncio.shield(self._starting)
+
+    async def _start(self) -> None:
         async with within(REBALANCE_TIMEOUT_S, "the group cannot be reached"):
             await self._client.bootstrap()
             await self._client.set_topics([self._topic])
@@ -186,6 +192,10 @@ class _Membership:
 
     async def end(self) -> None:
         """Leave the group and disconnect, within a bound."""
+        if self._starting is not None:
+            await asyncio.wait([self._starting], timeout=LEAVE_DEADLINE_S)
+            if not self._starting.cancel() and not self._starting.cancelled():
+                self._starting.exception()  # told to whoever waited, if anybody did
         coordinator, self._coordinator = self._coordinator, None
         try:
             if coordinator is not None:
@@ -194,9 +204,10 @@ class _Membership:
         except LogUnavailable as error:
             log_line.warning("group not left in time", group=self._group, error=str(error))
         finally:
-            await self._client.close()
+            # In this order: a task still going would connect again.
             if coordinator is not None:
                 await coordinator.stop_tasks()
+            await self._client.close()
 
 
 class _Coordinator(GroupCoordinator):  # type: ignore[misc]  # aiokafka has no types

@@ -41,13 +41,14 @@ class KafkaLog:
     """See the module. Make one with `open`.
 
     Attributes:
+        cluster, producer: for the acceptor, which shares them.
         notice: what this cluster cannot give of what was asked for, and what that costs; else empty.
     """
 
     def __init__(self, settings: KafkaSettings, cluster: Cluster, topics: Topics, clock: Clock) -> None:
-        self._settings, self._cluster, self._topics, self._clock = settings, cluster, topics, clock
+        self._settings, self.cluster, self._topics, self._clock = settings, cluster, topics, clock
         self.notice = topics.notice
-        self._producer = KafkaProducer(settings)
+        self.producer = KafkaProducer(settings)
         self._readers: set[KafkaReader] = set()
         self._members: set[KafkaMember] = set()
         self._calls: set[asyncio.Task[object]] = set()
@@ -72,7 +73,7 @@ class KafkaLog:
                     "shards: their number is fixed when Atlas is installed"
                 )
             log = cls(settings, cluster, Topics(cluster, settings), clock)
-            await log._producer.start()
+            await log.producer.start()
         except BaseException:
             await cluster.close()
             raise
@@ -87,18 +88,16 @@ class KafkaLog:
     # -- writing ------------------------------------------------------------------------------
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> int:
-        self._check_open()
         source = TopicPartition(topic, partition)
-        if self._cluster.leader(source) is None:
-            await self._check_known(source)
+        await self.require(source)
         if not records:
             return (await self.end_offsets([source]))[source]
-        return await self._producer.append(source, records)
+        return await self.producer.append(source, records)
 
     async def check(self) -> None:
         async with self._call(READ_DEADLINE_S, "the log is not ready"):
-            found = await self._cluster.describe([LIFECYCLE_TOPIC])
-        stalled_s = self._producer.stalled_s
+            found = await self.cluster.describe([LIFECYCLE_TOPIC])
+        stalled_s = self.producer.stalled_s
         if stalled_s > STALLED_S:
             raise LogUnavailable(f"an append has been waiting for {stalled_s:.0f} s")
         for _, partition, leader, _, in_sync, *_ in found.get(LIFECYCLE_TOPIC, ()):
@@ -120,7 +119,7 @@ class KafkaLog:
     # -- reading ------------------------------------------------------------------------------
 
     def reader(self) -> Reader:
-        made = KafkaReader(self._cluster, self._readers.discard)
+        made = KafkaReader(self.cluster, self._readers.discard)
         self._readers.add(made)
         if self._closing is not None:
             made.shut()
@@ -128,7 +127,7 @@ class KafkaLog:
 
     async def fetch(self, source: TopicPartition, offset: int) -> Record:
         async with self._call(READ_DEADLINE_S, "the record cannot be read"):
-            record = await read_one(self._cluster, source, offset)
+            record = await read_one(self.cluster, source, offset)
         if record is None:
             raise OffsetOutOfRange(f"{source} does not hold {offset}")
         return record
@@ -142,8 +141,8 @@ class KafkaLog:
     async def offset_at(self, source: TopicPartition, timestamp_ms: int) -> int:
         async with self._call(READ_DEADLINE_S, "the offset of a time cannot be read"):
             # The end first: a record appended in between is then not skipped.
-            ends = await list_offsets(self._cluster, [source], END)
-            found = await list_offsets(self._cluster, [source], max(0, timestamp_ms))
+            ends = await list_offsets(self.cluster, [source], END)
+            found = await list_offsets(self.cluster, [source], max(0, timestamp_ms))
         end, at = ends.get(source), found.get(source)
         if end is None:
             raise UnknownTopic(f"no partition {source}")
@@ -151,21 +150,20 @@ class KafkaLog:
 
     async def _offsets(self, sources: Iterable[TopicPartition], which: int) -> dict[TopicPartition, int]:
         async with self._call(READ_DEADLINE_S, "offsets cannot be read"):
-            found = await list_offsets(self._cluster, sources, which)
+            found = await list_offsets(self.cluster, sources, which)
         return {source: offset for source, offset in found.items() if offset is not None}
 
     # -- groups -------------------------------------------------------------------------------
 
     async def join(self, group: str, topic: str) -> KafkaMember:
-        self._check_open()
-        await self._check_known(TopicPartition(topic, 0))
+        await self.require(TopicPartition(topic, 0))
         member = KafkaMember(self._settings, group, topic, self._clock)
         self._members.add(member)
         return member
 
     async def committed(self, group: str, source: TopicPartition) -> int | None:
         async with self._call(READ_DEADLINE_S, "the stored offset cannot be read"):
-            return await stored_offset(self._cluster, group, source)
+            return await stored_offset(self.cluster, group, source)
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -178,21 +176,30 @@ class KafkaLog:
         for reader in self._readers:
             reader.shut()
         leaving = [asyncio.create_task(member.leave()) for member in self._members]
-        await self._producer.close()
+        await self.producer.close()
         if self._calls or leaving:
             await asyncio.wait([*self._calls, *leaving], timeout=READ_DEADLINE_S)
-        await self._cluster.close()
+        await self.cluster.close()
 
     def _check_open(self) -> None:
         if self._closing is not None:
             raise LogUnavailable("the log is closed")
 
-    async def _check_known(self, source: TopicPartition) -> None:
+    async def require(self, source: TopicPartition) -> None:
+        """Make sure of a partition before something is sent there.
+
+        Raises:
+            UnknownTopic: there is none.
+            LogUnavailable: nobody can tell.
+        """
+        self._check_open()
+        if self.cluster.leader(source) is not None:
+            return
         async with self._call(READ_DEADLINE_S, "the topic cannot be looked up"):
-            partitions = await self._cluster.partitions(source.topic)
+            partitions = await self.cluster.partitions(source.topic)
             if not 0 <= source.partition < partitions:
-                await self._cluster.refresh([source.topic])
-                partitions = await self._cluster.partitions(source.topic)
+                await self.cluster.refresh([source.topic])
+                partitions = await self.cluster.partitions(source.topic)
         if not 0 <= source.partition < partitions:
             raise UnknownTopic(f"no topic {source.topic!r} with a partition {source.partition}")
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from atlas.adapters.kafka_errors import unavailable, within
+from atlas.adapters.kafka_errors import InDoubt, NotSent, unavailable, within
 from atlas.adapters.kafka_settings import KafkaSettings
 from atlas.adapters.kafka_topics import APPEND_BYTES_MAX
 from atlas.core.errors import LogUnavailable
@@ -39,11 +39,20 @@ _START_MAX_S: Final = 10.0
 _STOP_MAX_S: Final = 5.0
 
 
-class _Request:
-    __slots__ = ("done", "records", "size_bytes")
+class Owner(NamedTuple):
+    """One incarnation of a producer, as the brokers know it."""
 
-    def __init__(self, records: Sequence[NewRecord], size_bytes: int, done: asyncio.Future[int]) -> None:
-        self.records, self.size_bytes, self.done = records, size_bytes, done
+    producer_id: int
+    epoch: int
+
+
+class _Request:
+    __slots__ = ("done", "owner", "records", "size_bytes")
+
+    def __init__(
+        self, records: Sequence[NewRecord], size_bytes: int, owner: Owner | None, done: asyncio.Future[int]
+    ) -> None:
+        self.records, self.size_bytes, self.owner, self.done = records, size_bytes, owner, done
 
 
 class KafkaProducer:
@@ -80,20 +89,50 @@ class KafkaProducer:
         Raises:
             LogUnavailable: it was not acknowledged in time, or refused; it may still land.
         """
-        size_bytes = _size(records)
-        if size_bytes > APPEND_BYTES_MAX:
-            raise LogUnavailable(f"{size_bytes} bytes cannot be appended in one piece")
-        if self._closed:
-            raise LogUnavailable("the log is closed")
-        if self._outstanding_bytes + size_bytes > OUTSTANDING_BYTES_MAX:
-            raise LogUnavailable("too much is waiting to be written")
-        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._enqueue(source, _Request(records, size_bytes, done))
+        done = self.submit(source, records)
         try:
             async with asyncio.timeout(DEADLINE_S):
                 return await done
         except TimeoutError as error:
             raise LogUnavailable("Kafka did not acknowledge in time") from error
+
+    def submit(
+        self, source: TopicPartition, records: Sequence[NewRecord], owner: Owner | None = None
+    ) -> asyncio.Future[int]:
+        """Have it appended; the result comes when that is settled, however long it takes.
+
+        It is the offset of the first record, or `NotSent`, or `InDoubt`.
+
+        Args:
+            owner: not sent unless this incarnation sends it.
+
+        Raises:
+            NotSent: too much is waiting, or it is too large, or the log is closed.
+        """
+        size_bytes = _size(records)
+        if size_bytes > APPEND_BYTES_MAX:
+            raise NotSent(f"{size_bytes} bytes cannot be appended in one piece")
+        if self._closed:
+            raise NotSent("the log is closed")
+        if self._outstanding_bytes + size_bytes > OUTSTANDING_BYTES_MAX:
+            raise NotSent("too much is waiting to be written")
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._enqueue(source, _Request(records, size_bytes, owner, done))
+        return done
+
+    async def owner(self) -> Owner:
+        """The incarnation that sends now.
+
+        Raises:
+            LogUnavailable: there is none, and no broker to make one.
+        """
+        return _owner(await self._current())
+
+    def give_up(self, owner: Owner) -> None:
+        """Send nothing more through this incarnation."""
+        if self._producer is not None and _owner(self._producer) == owner:
+            producer, self._producer = self._producer, None
+            self._retire(producer)
 
     async def close(self) -> None:
         """Finish what was asked for, as far as the deadline allows, then disconnect."""
@@ -124,35 +163,42 @@ class KafkaProducer:
                     await self._send(source, requests)
                 finally:
                     self._outstanding_bytes -= sum(request.size_bytes for request in requests)
-                    _fail(requests, "the log is closed")
+                    _fail(requests, InDoubt, "the log is closed")
         finally:
-            _fail(queue, "the log is closed")
+            _fail(queue, NotSent, "the log is closed")
             self._outstanding_bytes -= sum(request.size_bytes for request in queue)
             del self._queues[source], self._pumps[source]
 
     async def _send(self, source: TopicPartition, requests: Sequence[_Request]) -> None:
         """One batch, to its end. Nothing is raised: each request is told."""
-        producer = None
         self._oldest_s[source] = asyncio.get_running_loop().time()
         try:
             producer = await self._current()
-            batch = producer.create_batch()
-            for request in requests:
-                for record in request.records:
-                    batch.append(
-                        timestamp=None, key=record.key, value=record.value, headers=list(record.headers)
-                    )
-            batch.close()
+        except LogUnavailable as error:
+            _fail(requests, NotSent, str(error))
+            return
+        finally:
+            del self._oldest_s[source]
+        owner = _owner(producer)
+        stale = [request for request in requests if request.owner not in {None, owner}]
+        if stale:
+            _fail(stale, NotSent, "its producer was given up")
+            requests = [request for request in requests if request not in stale]
+        if requests:
+            await self._send_through(producer, source, requests)
+
+    async def _send_through(
+        self, producer: Any, source: TopicPartition, requests: Sequence[_Request]
+    ) -> None:
+        self._oldest_s[source] = asyncio.get_running_loop().time()
+        try:
             async with asyncio.timeout(STUCK_S):
+                batch = _batch(producer, requests)
                 sent = await producer.send_batch(batch, source.topic, partition=source.partition)
                 base_offset = (await sent).offset
-        except LogUnavailable as error:
-            _fail(requests, str(error))
         except (KafkaError, OSError, TimeoutError) as error:
-            if self._producer is producer and producer is not None:
-                self._producer = None
-                self._retire(producer)
-            _fail(requests, str(unavailable("the append is in doubt", error)))
+            self.give_up(_owner(producer))
+            _fail(requests, InDoubt, str(unavailable("the append is in doubt", error)))
         else:
             _resolve(requests, base_offset)
         finally:
@@ -209,21 +255,35 @@ def _next_batch(queue: deque[_Request]) -> list[_Request]:
     return taken
 
 
+def _batch(producer: Any, requests: Sequence[_Request]) -> Any:
+    batch = producer.create_batch()
+    for request in requests:
+        for record in request.records:
+            batch.append(timestamp=None, key=record.key, value=record.value, headers=list(record.headers))
+    batch.close()
+    return batch
+
+
+def _owner(producer: Any) -> Owner:
+    state = producer._txn_manager  # noqa: SLF001  # nothing public tells
+    return Owner(state.producer_id, state.producer_epoch)
+
+
 def _resolve(requests: Sequence[_Request], base_offset: int) -> None:
     if base_offset < 0:
-        # The broker has the batch, but no longer knows where: it landed, so whoever asks again finds it.
-        return _fail(requests, "appended, but Kafka does not say where")
+        # The broker has the batch, but no longer knows where.
+        _fail(requests, InDoubt, "appended, but Kafka does not say where")
+        return
     for request in requests:
         if not request.done.done():
             request.done.set_result(base_offset)
         base_offset += len(request.records)
-    return None
 
 
-def _fail(requests: Sequence[_Request], reason: str) -> None:
+def _fail(requests: Iterable[_Request], error: type[LogUnavailable], reason: str) -> None:
     for request in requests:
         if not request.done.done():
-            request.done.set_exception(LogUnavailable(reason))
+            request.done.set_exception(error(reason))
 
 
 def _size(records: Sequence[NewRecord]) -> int:

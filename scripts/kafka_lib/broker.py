@@ -16,7 +16,7 @@ import struct
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -46,10 +46,11 @@ class Broker:
     Args:
         home: its directory: configuration, data, log file and process id.
         cache: where the jars lie; fetched when they are missing.
+        overrides: settings of server.properties, in its own notation.
     """
 
-    def __init__(self, home: Path, cache: Path = CACHE) -> None:
-        self.home, self._cache = home, cache
+    def __init__(self, home: Path, cache: Path = CACHE, overrides: Mapping[str, str] | None = None) -> None:
+        self.home, self._cache, self._overrides = home, cache, overrides or {}
         self._pid_file = home / "broker.pid"
         self._properties = home / "server.properties"
 
@@ -149,9 +150,12 @@ class Broker:
     def _configure(self, port: int | None) -> None:
         controller_port = self._setting(r"^controller\.quorum\.bootstrap\.servers=[^:]+:(\d+)")
         text = (HERE / "server.properties").read_text()
+        for name, value in self._overrides.items():
+            line = re.compile(rf"^{re.escape(name)}=.*$", re.MULTILINE)
+            text = line.sub(f"{name}={value}", text) if line.search(text) else f"{text}{name}={value}\n"
         for name, value in {
-            "port": port or self.port() or _free_port(),
-            "controller_port": controller_port or _free_port(),
+            "port": port or self.port() or free_port(),
+            "controller_port": controller_port or free_port(),
             "log_directory": self.home / "data",
         }.items():
             text = text.replace(f"{{{name}}}", str(value))
@@ -280,7 +284,8 @@ def _java(jars: Path) -> list[str]:
     return ["java", "-cp", f"{jars.resolve()}/*", f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port nobody listens on just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

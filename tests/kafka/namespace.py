@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from atlas.adapters.kafka_acceptor import KafkaAcceptor
 from atlas.ports.acceptor import Candidate, Outcome
 from atlas.ports.log import Batch, Log, Member, NewRecord, Reader, Record, TopicPartition
 
@@ -13,8 +14,8 @@ from atlas.ports.log import Batch, Log, Member, NewRecord, Reader, Record, Topic
 class NamespacedLog:
     """The same log with `prefix` before every topic and group."""
 
-    def __init__(self, log: Log, prefix: str) -> None:
-        self._log, self._prefix = log, prefix
+    def __init__(self, log: Log, prefix: str, acceptor: KafkaAcceptor | None = None) -> None:
+        self._log, self._prefix, self._acceptor = log, prefix, acceptor
 
     def _in(self, source: TopicPartition) -> TopicPartition:
         return TopicPartition(self._prefix + source.topic, source.partition)
@@ -62,13 +63,19 @@ class NamespacedLog:
         await self._log.check()
 
     async def close(self) -> None:
+        if self._acceptor is not None:
+            await self._acceptor.close()
         await self._log.close()
 
     async def accept(self, candidates: Sequence[Candidate]) -> list[Outcome]:
-        raise NotImplementedError
+        assert self._acceptor is not None
+        return await self._acceptor.accept(
+            [msgspec.structs.replace(one, topic=self._prefix + one.topic) for one in candidates]
+        )
 
     async def find(self, dedup_key: bytes, payload_hash: bytes) -> Outcome | None:
-        raise NotImplementedError
+        assert self._acceptor is not None
+        return await self._acceptor.find(dedup_key, payload_hash)
 
 
 class _NamespacedReader:

@@ -234,7 +234,7 @@ def undecodable() -> bytes:
 
 
 async def produce_raw(at: Place, batch: bytes) -> None:
-    cluster = at.log._cluster
+    cluster = at.log.cluster
     await cluster.partitions(at.topic)
     node = cluster.leader(at.source)
     assert node is not None

@@ -1,0 +1,302 @@
+"""Acceptance on Kafka: adapter of the `Acceptor` port for one gateway (design section 7).
+
+Reserve the key in the index, append, take the key. The answer does not wait for the last step to be
+durable: until it is, the reservation stands, and whoever meets it after a crash finds the record in the log
+and takes the key then.
+
+Every reservation names the producer incarnation that alone may send its record. One whose producer is gone,
+with an earlier process or after a failure, is in doubt: `kafka_fence` shuts that producer out of the
+partition, then looks for the record. Found, the key is taken with its old answer; not found, it is free.
+Doubt is resolved before payloads are compared. Events without a key are never sent again.
+
+A call goes on when its caller gives up: only the waiting has a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Coroutine, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+from atlas.adapters.kafka_doubt import Doubt, Doubts, heard
+from atlas.adapters.kafka_errors import InDoubt
+from atlas.adapters.kafka_fence import digest
+from atlas.adapters.kafka_index import KeyIndex, Reservation, Taken
+from atlas.adapters.kafka_index_thread import IndexThread
+from atlas.adapters.kafka_log import KafkaLog
+from atlas.adapters.kafka_producer import DEADLINE_S, Owner
+from atlas.core.errors import LogUnavailable
+from atlas.ports.acceptor import Candidate, Outcome, Verdict
+from atlas.ports.clock import Clock
+from atlas.ports.log import TopicPartition
+
+#: Calls whose callers have gone are waited for this long when the acceptor closes.
+CLOSE_DEADLINE_S: Final = 10.0
+
+T = TypeVar("T")
+
+
+class _Claim:
+    """A key being decided in this process: whoever comes with it meanwhile waits for what comes of it."""
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.decided: asyncio.Future[Taken | None] = asyncio.get_running_loop().create_future()
+
+    def decide(self, taken: Taken | None) -> None:
+        """Say what holds for the key from now on; None: nobody can tell. The first word counts."""
+        if not self.decided.done():
+            self.decided.set_result(taken)
+
+
+class _Call:
+    """One call of `accept`.
+
+    Attributes:
+        claims: for each candidate; None for those without a key.
+        own: the candidates, by index, whose keys this call decides.
+        reserved: those of them whose keys were free.
+        landed: those of them that are in the log.
+    """
+
+    def __init__(self, candidates: Sequence[Candidate], held: dict[bytes, _Claim]) -> None:
+        self.candidates = candidates
+        self.claims: list[_Claim | None] = []
+        self.own: dict[int, _Claim] = {}
+        self.reserved: dict[int, Reservation] = {}
+        self.landed: set[int] = set()
+        for index, one in enumerate(candidates):
+            claim = None
+            if one.dedup_key is not None:
+                claim = held.get(one.dedup_key)
+                if claim is None:
+                    claim = held[one.dedup_key] = self.own[index] = _Claim(one.dedup_key)
+            self.claims.append(claim)
+
+    def source(self, index: int) -> TopicPartition:
+        """Where a candidate goes."""
+        return TopicPartition(self.candidates[index].topic, self.candidates[index].partition)
+
+    def to_send(self) -> dict[TopicPartition, list[int]]:
+        """The candidates to append, in order, by where they go."""
+        groups: dict[TopicPartition, list[int]] = {}
+        for index, claim in enumerate(self.claims):
+            if claim is None or index in self.reserved:
+                groups.setdefault(self.source(index), []).append(index)
+        return groups
+
+
+class KafkaAcceptor:
+    """See the module. Make one with `open`; one process owns the index."""
+
+    def __init__(self, log: KafkaLog, index: IndexThread) -> None:
+        self._log, self._index = log, index
+        self._doubts = Doubts(log, index)
+        self._claims: dict[bytes, _Claim] = {}
+        self._noted: dict[TopicPartition, int] = {}
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._closing: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, log: KafkaLog, path: Path, clock: Clock) -> Self:
+        """Open or create the index at `path`, and begin to resolve what an earlier process left in doubt.
+
+        Raises:
+            LogUnavailable: the file cannot be opened.
+        """
+        try:
+            index = KeyIndex(path, clock.now_ms)
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"the key index cannot be opened: {error}") from error
+        acceptor = cls(log, IndexThread(index))
+        for doubt in index.doubts():
+            acceptor._doubts.resolve_at_last(doubt)
+        return acceptor
+
+    async def accept(self, candidates: Sequence[Candidate]) -> list[Outcome]:
+        self._check_open()
+        for source in {TopicPartition(one.topic, one.partition) for one in candidates}:
+            await self._log.require(source)
+        self._check_open()
+        return await self._bounded(self._decide(candidates))
+
+    async def find(self, dedup_key: bytes, payload_hash: bytes) -> Outcome | None:
+        self._check_open()
+        taken = await self._bounded(self._find(dedup_key))
+        return None if taken is None else _outcome(taken, payload_hash)
+
+    async def expire_keys(self) -> None:
+        """Drop keys whose time is over, in bounded steps. To be called now and then.
+
+        Raises:
+            LogUnavailable: some are left; call it again later.
+        """
+        while await self._index.run(KeyIndex.expire_step):
+            pass
+
+    async def close(self) -> None:
+        """Finish what is under way, within a bound; to be closed before the log is."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="close the acceptor")
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        if self._calls:
+            await asyncio.wait([*self._calls], timeout=CLOSE_DEADLINE_S)
+        for task in [*self._calls]:
+            task.cancel()
+        if self._calls:
+            await asyncio.wait([*self._calls])
+        await self._doubts.close()
+        await self._index.close()
+
+    # -- one call -----------------------------------------------------------------------------
+
+    async def _decide(self, candidates: Sequence[Candidate]) -> list[Outcome]:
+        call = _Call(candidates, self._claims)
+        try:
+            await self._reserve(call)
+            await self._append(call)
+        finally:
+            for claim in call.own.values():
+                if not claim.decided.done():
+                    claim.decide(None)
+                    self._forget(claim)
+        return [await self._outcome(call, index) for index in range(len(candidates))]
+
+    async def _outcome(self, call: _Call, index: int) -> Outcome:
+        one, claim = call.candidates[index], call.claims[index]
+        if claim is None or index in call.landed:
+            return Outcome(Verdict.APPENDED, one.response)
+        taken = await asyncio.shield(claim.decided)
+        if taken is None:
+            raise LogUnavailable("nobody can tell yet what became of this key")
+        return _outcome(taken, one.payload_hash)
+
+    async def _reserve(self, call: _Call) -> None:
+        """Reserve the call's own keys that are free; decide the claims of those that are taken."""
+        if not call.own:
+            return
+        owner = await self._log.producer.owner()
+        await self._note_ends({call.source(index) for index in call.own})
+        left = {index: self._reservation(call, index, owner) for index in call.own}
+        while left:
+            rows = list(left.values())
+            known = await self._index.run(partial(KeyIndex.reserve, rows=rows))
+            doubts: set[Doubt] = set()
+            for index, row in [*left.items()]:
+                found = known.get(row.dedup_key)
+                if isinstance(found, Reservation):
+                    doubts.add((found.owner, found.source))
+                    continue
+                del left[index]
+                if found is None:
+                    call.reserved[index] = row
+                else:
+                    call.own[index].decide(found)
+                    self._forget(call.own[index])
+            for doubt in doubts:
+                await self._doubts.resolve(doubt)
+
+    async def _note_ends(self, sources: set[TopicPartition]) -> None:
+        """Know an offset of each partition that nothing sent from now on can land below."""
+        unknown = sources - self._noted.keys()
+        if unknown:
+            self._noted |= await self._log.end_offsets(unknown)
+
+    def _reservation(self, call: _Call, index: int, owner: Owner) -> Reservation:
+        one, source = call.candidates[index], call.source(index)
+        key = call.own[index].key
+        noted = self._noted.get(source, 0)
+        return Reservation(key, one.payload_hash, one.response, digest(one.record), source, noted, owner)
+
+    async def _append(self, call: _Call) -> None:
+        """Send what is new.
+
+        Raises:
+            LogUnavailable: a part of it has not landed, or nobody can tell.
+        """
+        sent = [self._send(call, source, group) for source, group in call.to_send().items()]
+        for failure in await asyncio.gather(*sent, return_exceptions=True):
+            if failure is not None:
+                raise failure
+
+    async def _send(self, call: _Call, source: TopicPartition, group: Sequence[int]) -> LogUnavailable | None:
+        """One partition's share of a call; returns why it failed."""
+        records = [call.candidates[index].record for index in group]
+        rows = [call.reserved[index] for index in group if index in call.reserved]
+        owner = rows[0].owner if rows else None
+        try:
+            offset = await self._log.producer.submit(source, records, owner)
+        except InDoubt as error:
+            if owner is not None:
+                self._doubts.resolve_at_last((owner, source))
+            return error
+        except LogUnavailable as error:  # never sent
+            await self._index.run(partial(KeyIndex.release, rows=rows))
+            return error
+        self._noted[source] = max(self._noted.get(source, 0), offset + len(group))
+        call.landed.update(group)
+        if rows:
+            claims = [call.own[index] for index in group if index in call.reserved]
+            for claim, row in zip(claims, rows, strict=True):
+                claim.decide(Taken(row.payload_hash, row.response))
+            self._start(self._take(rows, claims), self._calls)
+        return None
+
+    async def _take(self, rows: Sequence[Reservation], claims: Sequence[_Claim]) -> None:
+        try:
+            await self._index.run(partial(KeyIndex.take, rows=rows))
+        finally:
+            for claim in claims:
+                self._forget(claim)
+
+    async def _find(self, key: bytes) -> Taken | None:
+        while True:
+            claim = self._claims.get(key)
+            if claim is not None:
+                taken = await asyncio.shield(claim.decided)
+                if taken is None:
+                    raise LogUnavailable("nobody can tell yet what became of this key")
+                return taken
+            found = (await self._index.run(partial(KeyIndex.find, keys=[key]))).get(key)
+            if not isinstance(found, Reservation):
+                return found
+            if key not in self._claims:
+                await self._doubts.resolve((found.owner, found.source))
+
+    def _forget(self, claim: _Claim) -> None:
+        """From now on the index tells."""
+        if self._claims.get(claim.key) is claim:
+            del self._claims[claim.key]
+
+    # -- tasks --------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closing is not None:
+            raise LogUnavailable("the acceptor is closed")
+
+    async def _bounded(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for it up to the deadline; it goes on all the same."""
+        task = self._start(work, self._calls)
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                return await asyncio.shield(task)
+        except TimeoutError as error:
+            raise LogUnavailable("the log did not answer in time") from error
+
+    def _start(self, work: Coroutine[Any, Any, T], tasks: set[asyncio.Task[Any]]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(heard)
+        return task
+
+
+def _outcome(taken: Taken, payload_hash: bytes) -> Outcome:
+    if taken.payload_hash != payload_hash:
+        return Outcome(Verdict.CONFLICT)
+    return Outcome(Verdict.REPLAYED, taken.response)

@@ -1,0 +1,122 @@
+"""Doubt resolved: what a producer that is gone left behind in a partition, and nothing more after it.
+
+Scanning to the current end is not enough: a request of the dead producer may still be on the wire and land
+after the scan (tried: two records). So the partition's leader is first told of a newer epoch of the same
+producer id, by a record that carries it: from then on it refuses the old one there. Whatever landed lies
+before that record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Collection
+from typing import Any, Final
+
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+
+from atlas.adapters.kafka_cluster import Cluster
+from atlas.adapters.kafka_errors import is_passing, raise_code, within
+from atlas.adapters.kafka_offsets import END, list_offsets
+from atlas.adapters.kafka_producer import Owner
+from atlas.adapters.kafka_settings import BACKOFF_S, REQUEST_TIMEOUT_S
+from atlas.core.errors import UnknownTopic
+from atlas.core.facts import SCHEMA_HEADER
+from atlas.ports.log import Log, NewRecord, Record, TopicPartition
+
+FENCE_SCHEMA: Final = b"atlas.fence/1"
+FENCE_DEADLINE_S: Final = 10.0
+#: Reading what lies between: bounded, and begun anew by whoever asks next.
+SCAN_DEADLINE_S: Final = 60.0
+DIGEST_BYTES: Final = 16
+_ALL: Final = -1
+_BATCH_BYTES_MAX: Final = 4_096
+#: The leader has seen this fence already, or a newer one (Kafka protocol guide, "Error codes").
+_DUPLICATE_SEQUENCE: Final = 46
+_OLD_EPOCH: Final = 47
+_REQUEST_TIMED_OUT: Final = 7
+
+
+def digest(record: NewRecord | Record) -> bytes:
+    """Names a record by what is in it."""
+    made = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for part in (record.key, record.value):
+        made.update(b"-" if part is None else b"%d:" % len(part) + part)
+    return made.digest()
+
+
+async def fence(cluster: Cluster, owner: Owner, source: TopicPartition) -> int:
+    """Shut that producer out of the partition; everything it ever wrote lies below the offset returned.
+
+    Raises:
+        LogUnavailable: it is not known to be shut out.
+        UnknownTopic: the partition is not there.
+    """
+    request = ProduceRequest(None, _ALL, int(REQUEST_TIMEOUT_S * 1_000), _batch(owner, source))
+    async with within(FENCE_DEADLINE_S, "a producer could not be fenced"):
+        while True:
+            leaders = await cluster.by_leader([source])
+            if not leaders and await cluster.partitions(source.topic) <= source.partition:
+                raise UnknownTopic(f"no partition {source}")
+            for node in leaders:
+                code = await _produce(cluster, node, request)
+                if code in {0, _DUPLICATE_SEQUENCE, _OLD_EPOCH}:
+                    ends = await list_offsets(cluster, [source], END)
+                    if source in ends:
+                        return ends[source] or 0
+                elif is_passing(code):
+                    cluster.forget(source.topic)
+                else:
+                    raise_code(code)
+            await asyncio.sleep(BACKOFF_S)
+
+
+async def landed(
+    log: Log, source: TopicPartition, digests: Collection[bytes], first_offset: int, end_offset: int
+) -> set[bytes]:
+    """Which of these records lie in [first_offset, end_offset). What was trimmed there is not.
+
+    Raises:
+        LogUnavailable: it could not be read to the end.
+    """
+    found: set[bytes] = set()
+    reader = log.reader()
+    try:
+        reader.assign({source: first_offset})
+        async with within(SCAN_DEADLINE_S, "a partition could not be searched"):
+            while reader.position(source) < end_offset and len(found) < len(digests):
+                for batch in await reader.poll(500, REQUEST_TIMEOUT_S):
+                    names = {digest(record) for record in batch.records if record.offset < end_offset}
+                    found |= names & set(digests)
+    finally:
+        await reader.close()
+    return found
+
+
+async def _produce(cluster: Cluster, node: int, request: Any) -> int:
+    try:
+        response = await cluster.send(node, request)
+    except KafkaError as error:
+        if not error.retriable:
+            raise
+        return _REQUEST_TIMED_OUT
+    [(_, [(_, code, *_)])] = response.topics
+    return int(code)
+
+
+def _batch(owner: Owner, source: TopicPartition) -> list[tuple[str, list[tuple[int, bytes]]]]:
+    """One record with the producer's next epoch: its first there, so its sequence starts at 0."""
+    builder = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=0,
+        is_transactional=0,
+        producer_id=owner.producer_id,
+        producer_epoch=owner.epoch + 1,
+        base_sequence=0,
+        batch_size=_BATCH_BYTES_MAX,
+    )
+    value = b'{"type":"log.fence","producer_id":%d,"epoch":%d}' % (owner.producer_id, owner.epoch + 1)
+    builder.append(0, None, b"fence", value, [(SCHEMA_HEADER, FENCE_SCHEMA)])
+    return [(source.topic, [(source.partition, bytes(builder.build()))])]

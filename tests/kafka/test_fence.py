@@ -1,0 +1,219 @@
+"""One event, one record, whatever the wire and the gateways do: reservations in doubt on a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from atlas.adapters.kafka_acceptor import KafkaAcceptor
+from atlas.adapters.kafka_fence import FENCE_SCHEMA, digest, fence
+from atlas.adapters.kafka_index import KeyIndex
+from atlas.adapters.kafka_log import KafkaLog
+from atlas.adapters.kafka_settings import KafkaSettings
+from atlas.adapters.system_clock import SystemClock
+from atlas.core.errors import LogUnavailable
+from atlas.core.facts import SCHEMA_HEADER
+from atlas.ports.acceptor import Candidate, Outcome, Verdict
+from atlas.ports.log import NewRecord, TopicPartition
+from scripts.kafka_lib.broker import Broker
+from tests.conformance.log_deployments import AT_ONCE_S, read_all
+from tests.conformance.test_acceptor import CONFLICT, appended, candidate, key, replayed
+from tests.kafka.produce_proxy import ProduceProxy, proxied, two_ports
+from tests.kafka_broker import own_broker
+from tests.processes import STOP_MAX_S
+from tests.tidy_rules import ROOT
+
+pytestmark = [pytest.mark.slow]
+#: Kafka protocol guide, "Error codes".
+INVALID_PRODUCER_EPOCH = 47
+
+
+@dataclass
+class Site:
+    """A broker with a proxy before it, an index, and the log as a second gateway sees it."""
+
+    broker: Broker
+    proxy: ProduceProxy
+    index: Path
+    log: KafkaLog
+    topic: str
+
+    def first_gateway(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tests.kafka.crash_gateway"]
+        arguments = [f"127.0.0.1:{self.proxy.port}", str(self.index), self.topic, "first answer"]
+        return subprocess.Popen([*command, *arguments], cwd=ROOT, stdout=subprocess.PIPE)
+
+    async def dies_with_its_produce_on_the_wire(self) -> None:
+        self.proxy.hold()
+        gateway = self.first_gateway()
+        try:
+            async with asyncio.timeout(AT_ONCE_S * 2):
+                await self.proxy.held.wait()
+        finally:
+            gateway.kill()
+            await asyncio.to_thread(gateway.communicate, timeout=STOP_MAX_S)
+
+    async def late_answer(self) -> int:
+        """Let the produce go; the leader's error code for it."""
+        self.proxy.let_go()
+        async with asyncio.timeout(AT_ONCE_S):
+            frame = await self.proxy.answered.get()
+        # size, correlation id, one topic, its name, one partition, its number, then the error code
+        name_end = 4 + 4 + 4 + 2 + len(self.topic)
+        return int.from_bytes(frame[name_end + 4 + 4 : name_end + 4 + 4 + 2], "big", signed=True)
+
+    @asynccontextmanager
+    async def second_gateway(self) -> AsyncIterator[KafkaAcceptor]:
+        acceptor = await KafkaAcceptor.open(self.log, self.index, SystemClock())
+        try:
+            yield acceptor
+        finally:
+            await acceptor.close()
+
+    async def events(self) -> list[bytes | None]:
+        """What the topic holds besides fences."""
+        found = await read_all(self.log, TopicPartition(self.topic, 0))
+        return [record.value for record in found if (SCHEMA_HEADER, FENCE_SCHEMA) not in record.headers]
+
+
+@pytest.fixture(scope="module")
+def module_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, int, int]]:
+    upstream_port, proxy_port = two_ports()
+    broker = own_broker(tmp_path_factory.mktemp("fence"), proxied(upstream_port, proxy_port))
+    broker.start()
+    try:
+        yield broker, upstream_port, proxy_port
+    finally:
+        broker.stop()
+
+
+@pytest.fixture
+async def site(
+    module_broker: tuple[Broker, int, int], tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[Site]:
+    broker, upstream_port, proxy_port = module_broker
+    log = await KafkaLog.open(KafkaSettings(bootstrap=broker.bootstrap()), SystemClock())
+    topic = f"fence-{abs(hash(request.node.name))}"
+    await log.create_topic(topic, 1, None)
+    try:
+        async with ProduceProxy(proxy_port, upstream_port) as proxy:
+            yield Site(broker, proxy, tmp_path / "keys.db", log, topic)
+    finally:
+        await log.close()
+
+
+def again(site: Site, payload: str = "payload") -> Candidate:
+    return candidate(site.topic, "k", payload, "second answer")
+
+
+async def test_what_went_through_is_answered_as_before(site: Site) -> None:
+    """The first gateway dies after its record landed and before anybody was told."""
+    await site.dies_with_its_produce_on_the_wire()
+    assert await site.late_answer() == 0  # so the proxy does deliver what it held
+    first = candidate(site.topic, "k", "payload", "first answer")
+    async with site.second_gateway() as gateway:
+        assert await gateway.accept([again(site)]) == [replayed(first)]
+        assert await gateway.accept([again(site, "another payload")]) == [CONFLICT]
+    assert await site.events() == [first.record.value]
+
+
+async def test_doubt_is_resolved_before_payloads_are_compared(site: Site) -> None:
+    await site.dies_with_its_produce_on_the_wire()
+    assert await site.late_answer() == 0
+    async with site.second_gateway() as gateway:
+        assert await gateway.find(key("k"), key("another payload")) == CONFLICT
+
+
+@pytest.mark.parametrize("payload", ["payload", "another payload"])
+async def test_a_produce_held_on_the_wire_across_a_takeover_is_refused(site: Site, payload: str) -> None:
+    await site.dies_with_its_produce_on_the_wire()
+    async with site.second_gateway() as gateway:
+        taken_over = again(site, payload)
+        assert await gateway.accept([taken_over]) == [appended(taken_over)]
+        assert await site.late_answer() == INVALID_PRODUCER_EPOCH
+        assert await site.events() == [taken_over.record.value]
+        assert await gateway.accept([again(site, payload)]) == [replayed(taken_over)]
+    assert await site.events() == [taken_over.record.value]
+
+
+async def test_a_fence_repeated_is_as_good_as_one(site: Site) -> None:
+    """A second gateway that fences and dies before it wrote down what it found is taken over in turn."""
+    await site.dies_with_its_produce_on_the_wire()
+    index = KeyIndex(site.index, lambda: 0)
+    [(owner, source)] = index.doubts()
+    index.close()
+    ends = [await fence(site.log.cluster, owner, source) for _ in range(3)]
+    assert ends == [1, 1, 1]
+    async with site.second_gateway() as gateway:
+        assert await gateway.find(key("k"), b"") is None
+        assert await gateway.accept([again(site)]) == [appended(again(site))]
+        assert await site.late_answer() == INVALID_PRODUCER_EPOCH
+    assert await site.events() == [again(site).record.value]
+
+
+async def test_a_failed_batch_leaves_a_doubt_that_is_resolved_while_the_gateway_lives(site: Site) -> None:
+    async with site.second_gateway() as gateway:
+        await gateway.accept([candidate(site.topic, "other")])
+        await site.log._topics._alter(site.topic, {"max.message.bytes": "1000"})
+        big = candidate(site.topic, "k", "x" * 2_000)
+        with pytest.raises(LogUnavailable):
+            await gateway.accept([big])
+        await site.log._topics._alter(site.topic, {"max.message.bytes": "1000000"})
+        assert await gateway.accept([big]) == [appended(big)]
+        assert await gateway.accept([candidate(site.topic, "next")]) == [
+            appended(candidate(site.topic, "next"))
+        ]
+    assert len(await site.events()) == 3
+
+
+async def test_an_unkeyed_event_in_doubt_is_not_sent_again(site: Site) -> None:
+    async with site.second_gateway() as gateway:
+        await site.log._topics._alter(site.topic, {"max.message.bytes": "1000"})
+        with pytest.raises(LogUnavailable):
+            await gateway.accept([candidate(site.topic, None, "x" * 2_000)])
+        await site.log._topics._alter(site.topic, {"max.message.bytes": "1000000"})
+        await gateway.accept([candidate(site.topic, None, "small")])
+    assert len(await site.events()) == 1
+
+
+async def test_one_record_for_each_key_while_the_broker_is_killed(site: Site) -> None:
+    """Every answer is kept, and what nobody was told is one record or none."""
+    told: dict[int, Outcome] = {}
+    async with site.second_gateway() as gateway:
+
+        async def client(number: int) -> None:
+            while number not in told:
+                try:
+                    [told[number]] = await gateway.accept(
+                        [candidate(site.topic, f"{number}", "p", f"{number}")]
+                    )
+                except LogUnavailable:
+                    await asyncio.sleep(0)
+
+        clients = [asyncio.create_task(client(number)) for number in range(200)]
+        while len(told) < 50:  # noqa: ASYNC110  # nothing else tells
+            await asyncio.sleep(0)
+        site.broker.kill()
+        await asyncio.to_thread(site.broker.start)
+        async with asyncio.timeout(30):
+            await asyncio.gather(*clients)
+        assert {outcome.response for outcome in told.values()} == {b"%d" % n for n in range(200)}
+        assert Verdict.CONFLICT not in {outcome.verdict for outcome in told.values()}
+    events = await site.events()
+    assert len(set(events)) == len(events) == 200
+
+
+def test_a_record_is_named_by_its_key_and_value() -> None:
+    names = {
+        digest(NewRecord(value, record_key))
+        for value in (None, b"", b"a", b"ab")
+        for record_key in (None, b"", b"b", b"ab")
+    }
+    assert len(names) == 16
