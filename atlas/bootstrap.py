@@ -175,7 +175,9 @@ class Atlas:
         self.readiness.queue("deliveries", lambda: self.deliverer.engine.queued)
         self.readiness.queue("attempts", lambda: self.deliverer.engine.in_flight())
         if self.options.consumers:
-            self.readiness.consumer("projector", self.projector.lag_records)
+            self.readiness.consumer("projector", self.projector.lag_records, self.projector.position)
+            self.readiness.consumer("deliverer", self.deliverer.lag_records, self.deliverer.position)
+            self.readiness.also(self.deliverer.checks)
             self.supervisor.start("projector", self.projector.run)
             self.supervisor.start("deliverer", self.deliverer.run)
 

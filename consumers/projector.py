@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Final
 
 import structlog
 
+from atlas.core.errors import LogUnavailable, StaleWriter
 from atlas.core.facts import (
     LIFECYCLE_TOPIC,
     DeliveryAttempted,
@@ -28,6 +30,7 @@ from atlas.core.reading import Poison, event_in, fact_in
 from atlas.ports.clock import Clock
 from atlas.ports.log import Batch, Log, Member, Reader, TopicPartition
 from atlas.ports.read_model import Advance, Changes, EventKey, Quarantined, ReadModel, Trim
+from atlas.runtime.patience import patiently
 from atlas.runtime.registry import Registry
 from atlas.runtime.stream_topics import StreamTopics
 from atlas.runtime.telemetry import Metrics
@@ -38,7 +41,7 @@ GROUP: Final = "atlas-projector"
 RECORDS_MAX: Final = 2_000
 #: Open events kept in memory, so that their facts need no look-up.
 CACHE_EVENTS_MAX: Final = 4_000
-_POLL_S: Final = 60.0
+_POLL_S: Final = 10.0
 _COMMIT_EVERY_S: Final = 1.0
 _STALLED_S: Final = 0.02
 
@@ -105,6 +108,7 @@ class Projector:
         self._cache: OrderedDict[EventKey, EventState] = OrderedDict()
         self._positions: dict[TopicPartition, int] = {}
         self._epochs: dict[int, int] = {}
+        self._followed: set[str] = set()
         self._applying: asyncio.Task[None] | None = None
         self._in_flight: dict[EventKey, EventState] = {}
 
@@ -138,9 +142,11 @@ class Projector:
         self._in_flight = {}
         self._positions = dict(progress.positions)
         self._epochs = dict(progress.epochs)
+        self._followed = set()
         reader = self._log.reader()
 
         def follow(topic: str) -> None:
+            self._followed.add(topic)
             sources = [TopicPartition(topic, shard) for shard in shards]
             reader.assign({source: self._positions.get(source, 0) for source in sources})
 
@@ -162,12 +168,20 @@ class Projector:
             wait_s = _COMMIT_EVERY_S if moved else _POLL_S
             batches = await reader.poll(RECORDS_MAX, 0 if self._applying else wait_s)
             if not batches:
+                if not moved and not self._applying:
+                    await self._check_store(shards)
                 await self._applied()
             elif not await self._fold(reader, batches):
                 await asyncio.sleep(_STALLED_S)  # a fact ran ahead of this process's control fold
             if moved and not self._applying and self._clock.monotonic_s() - committed_s >= _COMMIT_EVERY_S:
                 committed_s, committed = self._clock.monotonic_s(), self._positions
                 await self._commit(member, shards)
+
+    async def _check_store(self, shards: frozenset[int]) -> None:
+        """While nothing comes, nothing else would tell that the store was lost, or restored from a copy."""
+        positions = (await self._read_model.progress()).positions
+        if any(positions.get(s, 0) != p for s, p in self._positions.items() if s.partition in shards):
+            raise StaleWriter("the read model is not where this projector left it")
 
     async def _fold(self, reader: Reader, batches: list[Batch]) -> bool:
         """Fold, while the batch before is still being applied; False when nothing could be folded yet."""
@@ -246,8 +260,12 @@ class Projector:
         if isinstance(fact, ShardClaimed | ShardCheckpoint | RecordsTrimmed):
             return False
         source = TopicPartition(fact.topic, shard)
-        if fact.offset < positions.get(source, 0):
+        if fact.offset < positions.get(source, 0) or parse_event_topic(fact.topic) is None:
             return False
+        if fact.topic not in self._followed:
+            await patiently(self._registry.stands_at_end)
+            if fact.topic not in self._followed:
+                return False  # no stream ever had it
         ends = await self._log.end_offsets([source])
         return fact.offset < ends.get(source, 0)  # else it is not ours: no event comes after its fact
 
@@ -323,7 +341,12 @@ class Projector:
     async def _commit(self, member: Member, shards: frozenset[int]) -> None:
         """Tell the group where the read model stands: for lag tools only, the truth lies with the rows."""
         offsets = {shard: self._positions.get(TopicPartition(LIFECYCLE_TOPIC, shard), 0) for shard in shards}
-        await member.commit(offsets)
+        with suppress(LogUnavailable):
+            await member.commit(offsets)
+
+    def position(self) -> int:
+        """Records folded; rises with every batch."""
+        return sum(self._positions.values())
 
     async def lag_records(self) -> int:
         """Records in the log that are not folded yet."""

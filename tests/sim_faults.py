@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
+import structlog
 from msgspec import Struct
 
 from atlas.adapters.embedded_log import EmbeddedLog
@@ -35,7 +37,8 @@ class Faults(Struct):
         commit_fails: the group's offsets are not stored.
         log_away: every call to the log raises.
         store_away: every call to the read model raises.
-        log_slow_s: every append takes up to this long.
+        store_broken: every question about waiting routes raises what no port raises.
+        log_slow_s: every append, and every read of a reader, takes up to this long.
         store_slow_s: every call to the read model takes up to this long.
     """
 
@@ -47,6 +50,7 @@ class Faults(Struct):
     commit_fails: float = 0.0
     log_away: bool = False
     store_away: bool = False
+    store_broken: bool = False
     log_slow_s: float = 0.0
     store_slow_s: float = 0.0
 
@@ -67,8 +71,7 @@ class FaultyLog:
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> int:
         faults, chance = self._faults, self._chance
-        if faults.log_slow_s:
-            await pass_time(chance.uniform(0, faults.log_slow_s))
+        await self.slow()
         if faults.log_away or chance.random() < faults.append_refused:
             raise LogUnavailable("refused by the test")
         if chance.random() < faults.append_late:
@@ -97,6 +100,11 @@ class FaultyLog:
         if self._faults.log_away or self._chance.random() < max(extra, self._faults.read_fails):
             raise LogUnavailable("away by the test")
 
+    async def slow(self) -> None:
+        """Take time."""
+        if self._faults.log_slow_s:
+            await pass_time(self._chance.uniform(0, self._faults.log_slow_s))
+
     def commit_fails(self) -> float:
         return self._faults.commit_fails
 
@@ -118,7 +126,7 @@ class _FaultyReader:
 
     async def poll(self, records_max: int, timeout_s: float) -> Any:
         self._log.fail()
-        # What is asked of a log that goes away meanwhile is answered by an error, not at the time-out.
+        await self._log.slow()
         return await self._inner.poll(records_max, timeout_s)
 
     def __getattr__(self, name: str) -> Any:
@@ -197,6 +205,8 @@ class FaultyReadModel:
     def __getattr__(self, name: str) -> Any:
         async def call(*args: Any) -> Any:
             await self._fail()
+            if self._faults.store_broken and name in ("waiting_for", "upcoming", "targets_waiting"):
+                raise RuntimeError("a bug")
             return await getattr(self.inner, name)(*args)
 
         return call
@@ -223,6 +233,10 @@ class FaultySimulation(Simulation):
         inner = await open_read_model(None, entropy=self.random.randbytes)
         return cast("ReadModel", FaultyReadModel(inner, self.faults, self.chance))
 
+    async def __aexit__(self, *exception: object) -> None:
+        await super().__aexit__(*exception)
+        structlog.reset_defaults()
+
     @property
     def store(self) -> FaultyReadModel:
         """The read model, with its handles."""
@@ -230,6 +244,8 @@ class FaultySimulation(Simulation):
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
+        # Thousands of expected failures, each with its traceback, would take most of the time.
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
         loop.set_exception_handler(lambda _, context: self.unhandled.append(repr(context)))
         return await super().__aenter__()
 

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from atlas.adapters.aes_secret_box import AesSecretBox
 from atlas.core.commands import CreateWorkflow
 from atlas.core.entities import SealedSecret, Workflow, secret_context
-from atlas.core.facts import LIFECYCLE_TOPIC, DeliveryAttempted, DeliveryClosed
-from atlas.ports.log import TopicPartition
 from atlas.ports.sender import DeliveryResult
 from atlas.runtime.attempt import NOT_MADE
 from atlas.runtime.engine import LANE_MIN
-from atlas.runtime.trimmer import TRIM_EVERY_S
 from tests.sim_chaos import run_chaos
 from tests.sim_faults import FaultySimulation
 from tests.simulation import OK, SCOPE, SECRET, Sent, answer_down, hang
-from tests.test_takeover import check_rebuild
 from tests.virtual_time import VirtualClock, pass_time, run_virtual, virtual_time
 
 DAY_S = 86_400
-
-
-@pytest.fixture(autouse=True)
-def _few_log_lines() -> Iterator[None]:
-    """Thousands of expected failures, each with its traceback, would take most of the time."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.reset_defaults()
 
 
 @virtual_time
@@ -225,73 +210,3 @@ async def test_a_lane_shared_by_shards_forgets_nothing_that_waits(
         await pass_time(200)
         process.name = "process"
         assert not sim.left_over()
-
-
-@virtual_time
-async def test_what_retention_takes_is_closed_and_not_attempted_any_more(
-    clock: VirtualClock, tmp_path: Path
-) -> None:
-    async with FaultySimulation(clock, tmp_path) as sim:
-        await sim.workflow("wf_a", max_in_flight=1, timeout_ms=30_000)
-        await sim.stream("orders", ["wf_a"], retention_days=1)
-
-        async def slow(sent: Sent) -> DeliveryResult:
-            await pass_time(20)
-            return OK
-
-        sim.sender.targets["http://wf_a"] = slow
-        process = sim.process(lane_max=5)
-        ids = await sim.accept("orders", 20)
-        await pass_time(TRIM_EVERY_S - 5)
-        clock.jump(2 * DAY_S)
-        await pass_time(30)
-        under_way = len(sim.sender.sent)
-        await pass_time(200)
-        assert len(sim.sender.sent) == under_way < len(ids)
-        facts = [fact for facts in (await sim.facts()).values() for _, fact in facts]
-        closed = [fact.event_id for fact in facts if isinstance(fact, DeliveryClosed)]
-        delivered = [fact.event_id for fact in facts if isinstance(fact, DeliveryAttempted)]
-        assert sorted(closed + delivered) == sorted(ids), "each route ended once"
-        process.name = "process"
-        assert not sim.left_over()
-        await check_rebuild(sim)
-
-
-@virtual_time
-async def test_trimming_waits_for_a_read_model_that_is_behind(clock: VirtualClock, tmp_path: Path) -> None:
-    async with FaultySimulation(clock, tmp_path) as sim:
-        await sim.workflow("wf_a", retry_schedule_seconds=(DAY_S,) * 3)
-        sim.sender.targets["http://wf_a"] = answer_down
-        await sim.stream("orders", ["wf_a"], retention_days=1)
-        process = sim.process()
-        ids = await sim.accept("orders", 5)
-        await sim.until_status(ids, "retried")
-        await sim.kill_projector()
-        clock.jump(1.01 * DAY_S)
-        await pass_time(4 * TRIM_EVERY_S)
-        assert process.deliverer.failures == {}
-        sim.start_projector()
-        await pass_time(4 * TRIM_EVERY_S)
-        await sim.folded()
-        assert (await sim.read_model.counts())["events"] == 0
-        await check_rebuild(sim)
-
-
-@virtual_time
-async def test_a_claim_is_renewed_before_the_log_forgets_it(clock: VirtualClock, tmp_path: Path) -> None:
-    """An owner that runs for months: its facts must not become void in a rebuild."""
-    async with FaultySimulation(clock, tmp_path) as sim:
-        await sim.workflow("wf_a")
-        await sim.stream("orders", ["wf_a"], retention_days=90)
-        sim.process()
-        await pass_time(5)
-        ids: list[str] = []
-        for days in (60, 55):
-            clock.jump(days * DAY_S)
-            await pass_time(2 * TRIM_EVERY_S)
-            ids = await sim.accept("orders", 10)
-            await sim.until_status(ids, "delivered", 10)
-        lifecycle = [TopicPartition(LIFECYCLE_TOPIC, shard) for shard in range(sim.shards)]
-        assert all((await sim.log.start_offsets(lifecycle)).values()), "the first claims are gone"
-        await check_rebuild(sim)
-        assert (await sim.statuses(ids)) == {"delivered": 10}

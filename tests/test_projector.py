@@ -127,6 +127,13 @@ FOREIGN_FACTS = [
     pytest.param(lambda offset: NewRecord(attempted(offset=10**9), None, FACT_HEADERS), id="far ahead"),
     pytest.param(lambda offset: NewRecord(attempted(), None, FACT_HEADERS), id="no such event"),
     pytest.param(
+        lambda offset: NewRecord(attempted(topic="atlas.control"), None, FACT_HEADERS), id="the control topic"
+    ),
+    pytest.param(
+        lambda offset: NewRecord(attempted(topic="atlas.lifecycle", offset=3), None, FACT_HEADERS),
+        id="a fact about a fact to come",
+    ),
+    pytest.param(
         lambda offset: NewRecord(attempted().replace(b'"attempt":1', b'"attempt":99999999999999999999'), None,
                                  FACT_HEADERS),
         id="a number no store holds",

@@ -17,11 +17,12 @@ import structlog
 
 from atlas.core.commands import DisableWorkflow
 from atlas.core.entities import ENABLED, Scope, Workflow
-from atlas.core.errors import ApiError, LogError
+from atlas.core.errors import ApiError, LogError, Unavailable
 from atlas.core.facts import DeliveryAttempted, DeliveryClosed, DeliveryFact
 from atlas.core.lifecycle import RETRY_SCHEDULED
 from atlas.ports.clock import Clock
 from atlas.runtime.attempt import PAYLOAD_EXPIRED, TARGET_DELETED, TARGET_DISABLED, Attempter, disables_target
+from atlas.runtime.patience import backoff_s
 from atlas.runtime.registry import Registry
 from atlas.runtime.work import LaneKey, Owner, Work, WorkKey
 
@@ -71,6 +72,10 @@ class Lane:
 
     def idle(self) -> bool:
         return not self.queue and not self.in_flight and not self.spilled
+
+    def busy(self) -> bool:
+        """Whether something waits in memory, or is under way."""
+        return bool(self.queue or self.in_flight)
 
     def full(self) -> bool:
         return len(self.queue) >= self._limit()
@@ -248,6 +253,10 @@ class Engine:
         if self._here.get(work.key) is work:
             del self._here[work.key]
 
+    def first_attempts(self, owner: Owner) -> list[Work]:
+        """What came straight from the event topic, and waits here or is under way."""
+        return [work for work in self._here.values() if work.first and work.owner is owner]
+
     def lost(self, owner: Owner) -> None:
         """A shard was lost: nothing of it waits here any more."""
         for lane in self._lanes.values():
@@ -322,6 +331,9 @@ class Engine:
             del self._orphans[next(iter(self._orphans))]
 
     def _disable(self, workflow: Workflow, reason: str) -> None:
+        now = self.workflow(workflow.scope, workflow.id)
+        if now is None or now.revision != workflow.revision:
+            return  # it has changed since: of many that answered 410, the first has disabled it
         command = DisableWorkflow(
             id=self._new_id(),
             at_ms=self.clock.now_ms(),
@@ -336,7 +348,15 @@ class Engine:
         task.add_done_callback(self._tasks.discard)
 
     async def _propose(self, command: DisableWorkflow) -> None:
-        try:
-            await self._registry.propose(command)
-        except ApiError as error:
-            log_line.warning("target not disabled", workflow_id=command.workflow_id, error=error.code)
+        """Until it is decided; a proposal that was decided already is decided alike again."""
+        tries = 0
+        while True:
+            try:
+                await self._registry.propose(command)
+            except Unavailable:
+                await asyncio.sleep(backoff_s(tries))
+                tries += 1
+                continue
+            except ApiError as error:
+                log_line.warning("target not disabled", workflow_id=command.workflow_id, error=error.code)
+            return

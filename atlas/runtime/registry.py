@@ -50,7 +50,8 @@ class Registry:
         self._confirmed_s = float("-inf")
         self._moved: asyncio.Event = asyncio.Event()
         self._listeners: list[Listener] = []
-        self._catching_up: asyncio.Task[None] | None = None
+        self._next_look: asyncio.Task[int] | None = None
+        self._looking = asyncio.Lock()
         self._failure: str | None = None
 
     def subscribe(self, listener: Listener) -> None:
@@ -104,19 +105,31 @@ class Registry:
             ends = await self._log.end_offsets([CONTROL])
             await self.reached(min(position, ends.get(CONTROL, 0)) - 1)
 
+    async def stands_at_end(self) -> None:
+        """Wait until the fold has passed what is in the topic now.
+
+        Raises:
+            LogUnavailable: the end cannot be read now.
+        """
+        ends = await self._log.end_offsets([CONTROL])
+        await self.reached(ends.get(CONTROL, 0) - 1)
+
     async def catch_up(self) -> None:
         """Wait, at most `CATCH_UP_MAX_S`, until the fold has passed what is in the topic now.
 
-        Calls that overlap share one look at the topic's end.
+        One look at the topic's end is made at a time; calls that come while one is under way share the next,
+        for that one may have been answered before they came.
 
         Raises:
             Unavailable: the end could not be confirmed in time.
         """
-        if self._catching_up is None or self._catching_up.done():
-            self._catching_up = asyncio.create_task(self._reach_end())
+        if self._next_look is None:
+            self._next_look = asyncio.create_task(self._look())
+            self._next_look.add_done_callback(_retrieve)
+        look = self._next_look
         try:
             async with asyncio.timeout(CATCH_UP_MAX_S):
-                await asyncio.shield(self._catching_up)
+                await self.reached(await asyncio.shield(look) - 1)
         except (TimeoutError, LogError) as error:
             raise Unavailable("The control log cannot be read now.") from error
 
@@ -171,6 +184,14 @@ class Registry:
         if self.position >= ends.get(CONTROL, 0):
             self._confirmed_s = self._clock.monotonic_s()
 
-    async def _reach_end(self) -> None:
-        ends = await self._log.end_offsets([CONTROL])
-        await self.reached(ends.get(CONTROL, 0) - 1)
+    async def _look(self) -> int:
+        async with self._looking:
+            self._next_look = None
+            ends = await self._log.end_offsets([CONTROL])
+        return ends.get(CONTROL, 0)
+
+
+def _retrieve(look: asyncio.Task[int]) -> None:
+    """Those who wait get the exception; perhaps nobody waits any more."""
+    if not look.cancelled():
+        look.exception()

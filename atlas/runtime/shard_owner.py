@@ -42,7 +42,7 @@ from atlas.runtime.registry import Registry
 from atlas.runtime.stream_topics import StreamTopics
 from atlas.runtime.telemetry import Metrics
 from atlas.runtime.trimmer import Trimmer
-from atlas.runtime.waiting import WaitingRoutes
+from atlas.runtime.waiting import BACKLOG, WaitingRoutes
 from atlas.runtime.work import Work
 
 GROUP: Final = "atlas-deliverer"
@@ -53,6 +53,8 @@ OPEN_EVENTS_MAX: Final = 20_000
 CHECKPOINT_EVERY_S: Final = 1.0
 #: Ids of the newest events, by which a foreign client's copy is told from the first record.
 RECENT_IDS_MAX: Final = 5_000
+#: Why a route is parked that still waits in memory, or is under way.
+SLOW: Final = "slow"
 _POLL_S: Final = 60.0
 _PAUSE_S: Final = 0.01
 
@@ -75,12 +77,17 @@ class OwnerServices(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShardOwner:
-    """One incarnation of ownership; `run` ends only with an exception or a cancellation."""
+    """One incarnation of ownership; `run` ends only with an exception or a cancellation.
+
+    Attributes:
+        owned: the shard is claimed, and what the owners before had decided is known.
+    """
 
     def __init__(self, services: OwnerServices, member: Member, shard: int) -> None:
         self.shard = shard
         self.epoch = -1
         self.closed = False
+        self.owned = False
         self._services, self._member = services, member
         self._log, self._registry = services.log, services.registry
         self._facts = FactWriter(services.log, shard)
@@ -89,6 +96,7 @@ class ShardOwner:
         self._waiting = WaitingRoutes(self, services.read_model, services.engine, services.clock)
         self._expired: dict[str, int] = {}
         self._checkpointed: object = None
+        self._read_before: dict[str, int] = {}
         self._watched = asyncio.Event()
         self._watched_to = 0
         self._moved = asyncio.Event()
@@ -156,7 +164,7 @@ class ShardOwner:
                 group.create_task(self._checkpoints())
                 group.create_task(trimmer.run())
         finally:
-            self.closed = True
+            self.closed, self.owned = True, False
             self._waiting.stop()
             self._facts.abandon()
             self._services.engine.lost(self)
@@ -168,8 +176,9 @@ class ShardOwner:
 
     async def flush(self) -> None:
         """Before a planned end: let the facts out, then a last checkpoint."""
-        await self._facts.drained()
-        await self._checkpoint()
+        if self.owned:
+            await self._facts.drained()
+            await self._checkpoint()
 
     async def _claim(self) -> None:
         claim = ShardClaimed(owner=self._member.id, at_ms=self._services.clock.now_ms())
@@ -185,6 +194,8 @@ class ShardOwner:
                         self._fold_fact(record)
         finally:
             await reader.close()
+        self._undecided.take_over(self._fold)
+        self.owned = True
         log_line.info("shard claimed", shard=self.shard, epoch=self.epoch, folded_from=position)
 
     async def _facts_claim(self, claim: ShardClaimed) -> int:
@@ -277,17 +288,30 @@ class ShardOwner:
             work = Work(self, scope, event.id, topic, offset, target, record=event)
             if engine.adopt(work) or engine.offer(work):
                 continue
-            parked = DeliveryParked(
-                epoch=self.epoch,
-                event_id=event.id,
-                topic=topic,
-                offset=offset,
-                target=target,
-                reason="backlog",
-                at_ms=self._services.clock.now_ms(),
-            )
             engine.lane(scope, target).spill(self)
-            self.settle(work, parked)
+            self._park(work, BACKLOG)
+
+    def _park(self, work: Work, reason: str) -> None:
+        parked = DeliveryParked(
+            epoch=self.epoch,
+            event_id=work.event_id,
+            topic=work.topic,
+            offset=work.offset,
+            target=work.target,
+            reason=reason,
+            at_ms=self._services.clock.now_ms(),
+        )
+        self.settle(work, parked)
+
+    def position(self) -> int:
+        """Events read, and decided upon or waiting."""
+        return sum(self._undecided.positions().values())
+
+    async def lag_records(self) -> int:
+        """Events of the shard that are not read yet."""
+        positions = {TopicPartition(t, self.shard): at for t, at in self._undecided.positions().items()}
+        ends = await self._log.end_offsets(positions)
+        return sum(max(0, end - positions[source]) for source, end in ends.items())
 
     # -- checkpoints --------------------------------------------------------------------------
 
@@ -300,12 +324,14 @@ class ShardOwner:
 
     async def _checkpoint(self) -> None:
         known = self._undecided.checkpoint()
+        if known is None:
+            self._park_slow()
         if known is None or known == self._checkpointed:
             return
         next_offsets, decided = known
         fact = ShardCheckpoint(
             epoch=self.epoch,
-            next_offsets={**self._fold.next_offsets, **next_offsets},
+            next_offsets=next_offsets,
             decided=decided,
             at_ms=self._services.clock.now_ms(),
         )
@@ -318,6 +344,16 @@ class ShardOwner:
             self._checkpointed = None
         except StaleWriter as error:
             raise ClaimLost(f"shard {self.shard} was taken away") from error
+
+    def _park_slow(self) -> None:
+        """Routes that wait, or are under way, for long hold the checkpoint back and let it grow: parked where
+        they are, they are the store's to remember.
+        """
+        for work in self._services.engine.first_attempts(self):
+            if work.offset < self._read_before.get(work.topic, 0):
+                work.first = False
+                self._park(work, SLOW)
+        self._read_before = self._undecided.positions()
 
     async def _watched_past(self, offset: int) -> None:
         """No other's claim lies below: else the checkpoint is void, and a fold must not begin with it."""

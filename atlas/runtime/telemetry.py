@@ -60,6 +60,9 @@ class Metrics:
             registry=r,
         )
         self.queue_depth = Gauge("atlas_queue_depth", "Entries waiting.", ["queue"], registry=r)
+        self.oldest_overdue = Gauge(
+            "atlas_oldest_overdue_seconds", "Age of the oldest route that waits past its time.", registry=r
+        )
         self.quarantined = Counter(
             "atlas_quarantined_records", "Records no fold could take.", ["consumer"], registry=r
         )

@@ -42,6 +42,8 @@ TIMERS_MAX: Final = 10_000
 #: Rows asked of the store at once.
 ROWS_MAX: Final = 1_000
 FOREVER_MS: Final = 2**53
+#: Why a route is parked that has no place in memory.
+BACKLOG: Final = "backlog"
 
 log_line = structlog.get_logger()
 
@@ -88,7 +90,8 @@ class WaitingRoutes:
         if isinstance(fact, DeliveryAttempted) and fact.outcome == RETRY_SCHEDULED:
             self._schedule(work, fact.next_attempt_at_ms or 0, fact.attempt + 1)
         elif isinstance(fact, DeliveryParked):
-            self._spill(work.scope, work.target)
+            if fact.reason == BACKLOG:
+                self._spill(work.scope, work.target)
         elif not isinstance(fact, DeliveryStarted):
             self._timed.pop(work.key, None)
 
