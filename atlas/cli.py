@@ -15,9 +15,8 @@ from typing import Any, Final, NoReturn
 import click
 
 from atlas.core import limits
+from atlas.settings import SERVERS, TOKEN_VARIABLE, settings_of
 
-SERVERS: Final = ("hypercorn", "uvicorn")
-TOKEN_VARIABLE: Final = "ATLAS_OPERATOR_TOKEN"  # noqa: S105  # its name, not a token
 URL_DEFAULT: Final = "http://127.0.0.1:8080"
 
 
@@ -34,48 +33,23 @@ def main() -> None:
     """Atlas: a self-hosted event pipeline."""
 
 
-_SERVER: Final = click.option(
-    "--server", type=click.Choice(SERVERS), default=SERVERS[0], show_default=True, help="HTTP server."
+# --- what runs Atlas
+
+_JSON: Final = click.option(
+    "--json", "as_json", is_flag=True, help="Print where it serves as a line of JSON."
 )
+_SUPERVISED: Final = click.option("--supervised", is_flag=True, hidden=True)
 
 
 @main.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", type=click.IntRange(0, 65_535), default=8080, show_default=True, help="0: any free one."
-)
-@click.option(
-    "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path(".atlas"),
-    show_default=True,
-    help="Log, read model and keys; made if it is not there.",
-)
-@_SERVER
-@click.option(
-    "--quota-per-minute",
-    type=click.IntRange(1, limits.QUOTA_REQUESTS_PER_MINUTE_MAX),
-    default=limits.QUOTA_REQUESTS_PER_MINUTE_DEFAULT,
-    show_default=True,
-    help="Requests a minute of a workspace without a quota of its own.",
-)
-@click.option(
-    "--quota-burst",
-    type=click.IntRange(1, limits.QUOTA_BURST_MAX),
-    default=limits.QUOTA_BURST_DEFAULT,
-    show_default=True,
-    help="Its burst: the size of the bucket.",
-)
+@settings_of("dev")
 @click.option("--json", "as_json", is_flag=True, help="Print URL and keys as one line of JSON.")
 def dev(
     host: str, port: int, data_dir: Path, server: str, quota_per_minute: int, quota_burst: int, as_json: bool
 ) -> None:
-    """Run all of Atlas in one process."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # until the event loop takes them over
-        signal.signal(number, _end_quietly)
-
+    """Run all of Atlas in one process, on the embedded log."""
+    _end_quietly_until_the_loop_runs()
     from atlas.core.entities import Quota
-    from atlas.core.errors import AtlasError
     from atlas.dev import DevOptions, run
 
     options = DevOptions(
@@ -86,28 +60,115 @@ def dev(
         quota=Quota(quota_per_minute, quota_burst),
         json=as_json,
     )
-    try:
-        run(options)
-    except AtlasError as error:
-        raise Failed(str(error)) from error
+    _or_fail(lambda: run(options))
 
 
 @main.command()
-@_SERVER
+@settings_of("gateway")
+@_JSON
+@_SUPERVISED
+@click.option("--first-workspace", is_flag=True, hidden=True)
+def gateway(**given: Any) -> None:
+    """Run the gateway on Kafka: the HTTP API.
+
+    It takes events, and answers from the read model, which a projector on the same machine keeps in the same
+    --data-dir. One gateway runs over a data directory: its key index there is what makes retries safe.
+    """
+    _node("gateway", given)
+
+
+@main.command()
+@settings_of("projector")
+@_JSON
+@_SUPERVISED
+def projector(**given: Any) -> None:
+    """Run the projector on Kafka: it folds the log into the read model.
+
+    The read model is a file in --data-dir, so that the gateway, the deliverers and all projectors over it
+    must run on one machine for now. A second projector stands by, and takes over when the first one ends.
+    """
+    _node("projector", given)
+
+
+@main.command()
+@settings_of("deliverer")
+@_JSON
+@_SUPERVISED
+def deliverer(**given: Any) -> None:
+    """Run a deliverer on Kafka: it delivers events to their targets.
+
+    As many as you like; they share the shards. Retries that wait lie in the read model, so that each must
+    run on the projector's machine for now, with the same --data-dir.
+    """
+    _node("deliverer", given)
+
+
+@main.command()
+@settings_of("up")
+@click.option("--json", "as_json", is_flag=True, help="Print URL and keys as one line of JSON.")
+def up(as_json: bool, deliverers: int, **given: Any) -> None:
+    """Run all of Atlas on Kafka, each part its own process, on one machine.
+
+    Parts that end are started again. On this machine's own addresses deliveries are allowed, as with
+    `atlas dev`.
+    """
+    _end_quietly_until_the_loop_runs()
+    from atlas.node_options import up_options
+    from atlas.up import run
+
+    options = up_options(given, deliverers=deliverers, as_json=as_json)
+    _or_fail(lambda: run(options))
+
+
+@main.command()
+@settings_of("config")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.pass_context
+def config(context: click.Context, /, as_json: bool, **_given: Any) -> None:
+    """Show every setting: its value in force, and where that came from. Secrets are masked."""
+    from atlas.config_report import show
+
+    show(context, as_json)
+
+
+def _node(command: str, given: dict[str, Any]) -> None:
+    _end_quietly_until_the_loop_runs()
+    from atlas.node import run
+    from atlas.node_options import node_options
+
+    options = node_options(command, given)
+    _or_fail(lambda: run(options))
+
+
+@main.command()
+@click.option(
+    "--server", type=click.Choice(SERVERS), default=SERVERS[0], show_default=True, help="HTTP server."
+)
 @click.option(
     "--keep/--no-keep", default=None, help="Go on serving at the end, until Enter. Default: on a terminal."
 )
 def demo(server: str, keep: bool | None) -> None:
     """Show Atlas at work on real payloads, in under 30 seconds."""
-    from atlas.core.errors import AtlasError
     from atlas.demo import run
 
     if keep is None:
         keep = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+    _or_fail(lambda: run(server, keep))
+
+
+def _or_fail(work: Callable[[], None]) -> None:
+    from atlas.core.errors import AtlasError
+
     try:
-        run(server, keep)
+        work()
     except AtlasError as error:
         raise Failed(str(error)) from error
+
+
+def _end_quietly_until_the_loop_runs() -> None:
+    """Whoever is ended while it starts has done nothing wrong."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end_quietly)
 
 
 def _end_quietly(*_: object) -> NoReturn:
@@ -184,12 +245,8 @@ def _operate(url: str, as_json: bool, action: str, *arguments: object) -> None:
         raise click.UsageError(f"set {TOKEN_VARIABLE} to the operator token")
 
     from atlas import workspaces
-    from atlas.core.errors import AtlasError
 
-    try:
-        workspaces.run(url, token, as_json, action, *arguments)
-    except AtlasError as error:
-        raise Failed(str(error)) from error
+    _or_fail(lambda: workspaces.run(url, token, as_json, action, *arguments))
 
 
 if __name__ == "__main__":

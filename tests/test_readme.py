@@ -166,30 +166,33 @@ def test_the_verifier_shown_accepts_what_atlas_signs_and_nothing_else() -> None:
 # --- what it names exists, and what exists is named
 
 
-def commands(group: click.Group = main, prefix: str = "atlas") -> set[str]:
-    found: set[str] = set()
+def named(group: click.Group = main, prefix: str = "atlas") -> dict[str, click.Command]:
+    found: dict[str, click.Command] = {}
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
-            found |= commands(command, f"{prefix} {name}")
+            found |= named(command, f"{prefix} {name}")
         else:
-            found.add(f"{prefix} {name}")
+            found[f"{prefix} {name}"] = command
     return found
+
+
+COMMANDS: Final = named()
 
 
 def test_every_command_and_script_is_named_and_exists() -> None:
     rows = re.findall(r"^\| `(atlas [a-z ]+|\./scripts/\w+)` \|", section("Commands"), re.MULTILINE)
     scripts = {f"./scripts/{path.name}" for path in (ROOT / "scripts").iterdir() if path.is_file()}
-    assert sorted(rows) == sorted(commands() | scripts)
+    assert sorted(rows) == sorted(COMMANDS.keys() | scripts)
     assert set(re.findall(r"\./scripts/\w+", README)) <= scripts
-    named = {name.strip() for name in re.findall(r"`(atlas(?: [a-z]+)+)", README)}
-    assert named <= commands() | {"atlas workspace"}
+    shown = {name.strip() for name in re.findall(r"`(atlas(?: [a-z]+)+)", README)}
+    assert shown <= COMMANDS.keys() | {"atlas workspace"}
 
 
 def test_every_option_is_named_and_exists() -> None:
     (row,) = re.findall(r"^\| `atlas dev` \|.*$", README, re.MULTILINE)
     dev_options = {option for each in main.commands["dev"].params for option in each.opts}
     assert set(re.findall(r"--[a-z-]+", row)) == dev_options
-    known = dev_options | {"--keep", "--undo", "--default", "--url"}
+    known = {option for command in COMMANDS.values() for each in command.params for option in each.opts}
     for script, described in re.findall(r"^\| `\./scripts/(\w+)` \|(.*)$", README, re.MULTILINE):
         options = set(re.findall(r"`(--[a-z-]+)`", described))
         if options:

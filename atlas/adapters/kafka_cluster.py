@@ -32,9 +32,14 @@ Answer = tuple[TopicPartition, int, T]
 
 
 class Cluster:
-    """One process's view of the cluster. Errors are aiokafka's: callers give deadlines and translate."""
+    """One process's view of the cluster. Errors are aiokafka's: callers give deadlines and translate.
+
+    Attributes:
+        id: what the cluster calls itself; empty before the first answer.
+    """
 
     def __init__(self, settings: KafkaSettings) -> None:
+        self.id = ""
         self._client = AIOKafkaClient(**settings.client_options())
         self._leaders: dict[str, dict[int, int]] = {}
 
@@ -85,6 +90,7 @@ class Cluster:
                 failure = error
                 continue
             if response.brokers:
+                self.id = response.cluster_id or self.id
                 self._client.cluster.update_metadata(response)
             return {topic[1]: topic[-1] for topic in response.topics if topic[0] != UNKNOWN_TOPIC}
         raise failure

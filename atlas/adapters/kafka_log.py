@@ -85,6 +85,11 @@ class KafkaLog:
     def shards(self) -> int:
         return self._settings.shards
 
+    @property
+    def cluster_id(self) -> str:
+        """Unlike that of any other cluster there ever was."""
+        return self.cluster.id
+
     # -- writing ------------------------------------------------------------------------------
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> int:

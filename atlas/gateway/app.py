@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 from starlette.routing import Route, Router
@@ -9,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from atlas.core.limits import BATCH_BODY_BYTES_MAX, BATCH_ENVELOPE_DEPTH
 from atlas.gateway.auth import Access
-from atlas.gateway.call import Call, Handler, Reply, Services
+from atlas.gateway.call import Call, CommonServices, Handler, Reply, Services
 from atlas.gateway.front import Front
 from atlas.gateway.ingest import Ingest
 from atlas.gateway.keys import Keys
@@ -48,6 +49,10 @@ class ShowsEvents(Protocol):
 
 
 _HOT: Final = ("/v1/events", "/v1/events/batch")
+#: Whose the paths under a prefix are, whether there is something at a path or not.
+_AREAS: Final = {"/v1/": Area.WORKSPACE, "/admin/": Area.OPERATOR}
+#: No token has this digest.
+_NOBODYS: Final = ""
 
 
 def build_app(
@@ -74,17 +79,23 @@ def build_app(
         *_operator_resources(services),
         *_open_resources(services, readiness),
     ]
-    return App(front, resources)
+    return App(front, resources, _AREAS)
+
+
+def build_operations_app(services: CommonServices, readiness: Readiness) -> ASGIApp:
+    """What a process without the API serves: `/healthz`, `/readyz` and `/metrics`."""
+    front = Front(services, operator_token_digest=_NOBODYS)
+    return App(front, _open_resources(services, readiness), areas={})
 
 
 class App:
     """Finds the resource a path names: the hot ones in a dictionary, the others by Starlette's router."""
 
-    def __init__(self, front: Front, resources: list[Resource]) -> None:
+    def __init__(self, front: Front, resources: list[Resource], areas: Mapping[str, Area]) -> None:
         self._front = front
         self._hot = {r.template: r for r in resources if r.template in _HOT}
         routes = [Route(r.template, endpoint=_Served(front, r)) for r in resources]
-        self._router = Router(routes, redirect_slashes=False, default=_Unmatched(front))
+        self._router = Router(routes, redirect_slashes=False, default=_Unmatched(front, areas))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         resource = self._hot.get(scope.get("path", ""))
@@ -107,8 +118,8 @@ class _Served:
 class _Unmatched:
     """What answers where there is nothing: 404, but only to those who may ask there at all."""
 
-    def __init__(self, front: Front) -> None:
-        self._front = front
+    def __init__(self, front: Front, areas: Mapping[str, Area]) -> None:
+        self._front, self._areas = front, areas
         self._unknown = {area: Resource("unknown", area, {}) for area in Area}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,11 +127,7 @@ class _Unmatched:
             await send({"type": "websocket.close"})
             return
         path: str = scope["path"]
-        area = Area.OPEN
-        if path.startswith("/v1/"):
-            area = Area.WORKSPACE
-        elif path.startswith("/admin/"):
-            area = Area.OPERATOR
+        area = next((area for prefix, area in self._areas.items() if path.startswith(prefix)), Area.OPEN)
         await self._front.serve(self._unknown[area], scope, receive, send)
 
 
@@ -178,7 +185,7 @@ def _operator_resources(services: Services) -> list[Resource]:
     ]
 
 
-def _open_resources(services: Services, readiness: Readiness) -> list[Resource]:
+def _open_resources(services: CommonServices, readiness: Readiness) -> list[Resource]:
     operations = Operations(services.metrics, readiness)
     return [
         Resource("/healthz", Area.OPEN, {"GET": Operation(operations.healthz)}),

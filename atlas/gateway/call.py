@@ -78,19 +78,24 @@ class Call(Protocol):
 Handler = Callable[[Call], Awaitable[Reply]]
 
 
-class Services(Struct, frozen=True, kw_only=True):
-    """The ports and folds that handlers use."""
+class CommonServices(Struct, frozen=True, kw_only=True):
+    """What every request needs, whatever the process serves."""
 
     clock: Clock
     ids: IdSource
-    entropy: Callable[[int], bytes]
     registry: Registry
+    metrics: Metrics
+    quota_default: Quota
+
+
+class Services(CommonServices, frozen=True, kw_only=True):
+    """The ports and folds that the handlers of the API use."""
+
+    entropy: Callable[[int], bytes]
     acceptor: Acceptor
     log: Log
     read_model: ReadModel
     secret_box: SecretBox
-    metrics: Metrics
-    quota_default: Quota
 
 
 def json_reply(status: int, value: object, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Reply:

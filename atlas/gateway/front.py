@@ -20,7 +20,7 @@ from atlas.core.limits import BODY_DEADLINE_S
 from atlas.core.tokens import looks_publishable
 from atlas.gateway.auth import Gate, bearer, permits
 from atlas.gateway.body import ClientGone
-from atlas.gateway.call import Reply, Services
+from atlas.gateway.call import CommonServices, Reply
 from atlas.gateway.cors import CORS_HEADERS, PREFLIGHT
 from atlas.gateway.deadlines import Deadlines
 from atlas.gateway.http_call import HttpCall
@@ -38,11 +38,11 @@ class Front:
     """One per process; `serve` is called with the resource that a request's path names.
 
     Args:
-        services: ids, clock, registry and metrics are used.
+        services: of the process.
         operator_token_digest: SHA-256 of the operator token, hex.
     """
 
-    def __init__(self, services: Services, operator_token_digest: str) -> None:
+    def __init__(self, services: CommonServices, operator_token_digest: str) -> None:
         self._new_id = services.ids.new
         self._requests = services.metrics.requests
         self._gate = Gate(services.registry, services.clock, operator_token_digest)

@@ -40,6 +40,7 @@ class Registry:
     Attributes:
         state: the fold; read it, never change it.
         position: the next control offset to fold.
+        failure: why the fold will never get on; None while it may.
     """
 
     def __init__(self, log: Log, clock: Clock) -> None:
@@ -52,7 +53,7 @@ class Registry:
         self._listeners: list[Listener] = []
         self._next_look: asyncio.Task[int] | None = None
         self._looking = asyncio.Lock()
-        self._failure: str | None = None
+        self.failure: str | None = None
 
     def subscribe(self, listener: Listener) -> None:
         """Call `listener` with every command folded from now on, on the event loop."""
@@ -64,8 +65,8 @@ class Registry:
 
     def not_ready(self) -> str | None:
         """Why this process may not act on the fold now; None when it may."""
-        if self._failure is not None:
-            return self._failure
+        if self.failure is not None:
+            return self.failure
         age_s = self._clock.monotonic_s() - self._confirmed_s
         return None if age_s <= CONFIRM_MAX_S else "the end of atlas.control could not be confirmed"
 
@@ -167,8 +168,8 @@ class Registry:
         try:
             command = decode_command(value)
         except UnknownControlFact as error:
-            self._failure = f"control record {offset} is unknown to this version"
-            raise UnknownControlFact(f"{self._failure}: {error}") from error
+            self.failure = f"control record {offset} is unknown to this version"
+            raise UnknownControlFact(f"{self.failure}: {error}") from error
         decision = self.state.apply(command, offset)
         self.position = offset + 1
         self._wake()

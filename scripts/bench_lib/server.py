@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from atlas.bootstrap import MASTER_KEY_BYTES, Atlas, Options
+from atlas.bootstrap import MASTER_KEY_BYTES, Atlas, Options, Role
 from atlas.core.addresses import LOOPBACK
 from atlas.core.entities import Quota
 from atlas.core.tokens import digest
@@ -68,7 +68,7 @@ async def _atlas(server: str, directory: Path, consumers: bool) -> None:
         operator_token_digest=digest("operator"),
         quota=_NO_LIMIT,
         allow_networks=LOOPBACK,
-        consumers=consumers,
+        roles=Role.ALL if consumers else Role.GATEWAY,
     )
     atlas = await Atlas.open(directory, options, metrics=metrics)
     try:

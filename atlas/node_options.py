@@ -1,0 +1,89 @@
+"""From what the command line gave to what the processes on Kafka take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from atlas.bootstrap import KafkaSecurity, KafkaSettings, Role
+from atlas.core.addresses import LOOPBACK
+from atlas.core.entities import Quota
+from atlas.node import NodeOptions
+from atlas.settings import DELIVERER_OPS_PORT, KAFKA_PASSWORD_VARIABLE, PROJECTOR_OPS_PORT, SETTINGS
+from atlas.up import UpOptions
+
+_ROLES: Final = {"gateway": Role.GATEWAY, "projector": Role.PROJECTOR, "deliverer": Role.DELIVERER}
+
+
+def node_options(command: str, given: Mapping[str, Any]) -> NodeOptions:
+    """Options of `atlas gateway`, `atlas projector` or `atlas deliverer`.
+
+    Args:
+        given: by the names of the parameters.
+    """
+    role = _ROLES[command]
+    quota: dict[str, Any] = {}
+    if role is Role.GATEWAY:
+        quota = {"quota": Quota(given["quota_per_minute"], given["quota_burst"])}
+    return NodeOptions(
+        role=role,
+        kafka=_kafka(given, client_id=f"atlas-{command}"),
+        data_dir=given["data_dir"],
+        host=given["host"] if role is Role.GATEWAY else given["ops_host"],
+        port=given["port"] if role is Role.GATEWAY else given["ops_port"],
+        server=given["server"],
+        allow_networks=given.get("allow_networks") or (),
+        json=given["as_json"],
+        first_workspace=given.get("first_workspace", False),
+        supervised=given["supervised"],
+        **quota,
+    )
+
+
+def up_options(given: Mapping[str, Any], *, deliverers: int, as_json: bool) -> UpOptions:
+    """Options of `atlas up`: what it was given goes on to the processes that have the setting."""
+    networks = ",".join(str(network) for network in given["allow_networks"] or LOOPBACK)
+    given = {**given, "allow_networks": networks}
+    return UpOptions(
+        gateway=_arguments("gateway", given),
+        projector=[*_arguments("projector", given), "--ops-port", str(PROJECTOR_OPS_PORT)],
+        deliverers=[
+            [*_arguments("deliverer", given), "--ops-port", str(DELIVERER_OPS_PORT + number)]
+            for number in range(deliverers)
+        ],
+        json=as_json,
+    )
+
+
+def _kafka(given: Mapping[str, Any], client_id: str) -> KafkaSettings:
+    username = given["kafka_username"]
+    return KafkaSettings(
+        bootstrap=given["kafka"],
+        shards=given["kafka_shards"],
+        replication=given["kafka_replication"],
+        min_insync=given["kafka_min_insync"],
+        client_id=client_id,
+        security=KafkaSecurity(
+            tls=given["kafka_tls"],
+            ca_file=given["kafka_ca_file"],
+            mechanism=given["kafka_sasl_mechanism"],
+            username=username,
+            password=os.environ.get(KAFKA_PASSWORD_VARIABLE, "") if username is not None else None,
+        ),
+    )
+
+
+def _arguments(command: str, given: Mapping[str, Any]) -> list[str]:
+    return [*_flags(command, given)]
+
+
+def _flags(command: str, given: Mapping[str, Any]) -> Iterable[str]:
+    for setting in SETTINGS:
+        if command not in setting.used_by or setting.parameter not in given:
+            continue
+        value = given[setting.parameter]
+        if setting.is_flag:
+            yield from [setting.flag] if value else []
+        elif value is not None:
+            yield from (setting.flag, str(value))
