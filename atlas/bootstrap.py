@@ -38,7 +38,7 @@ from atlas.core.entities import Quota
 from atlas.core.errors import Unavailable
 from atlas.core.facts import CONTROL_TOPIC, LIFECYCLE_TOPIC
 from atlas.core.ids import IdSource
-from atlas.core.limits import QUOTA_BURST_DEFAULT, QUOTA_REQUESTS_PER_MINUTE_DEFAULT
+from atlas.core.limits import QUOTA_BURST_DEFAULT, QUOTA_REQUESTS_PER_MINUTE_DEFAULT, TOPICS_MAX_DEFAULT
 from atlas.gateway.app import build_app, build_operations_app
 from atlas.gateway.call import CommonServices, Services
 from atlas.ports.acceptor import Acceptor
@@ -108,12 +108,14 @@ class Options(Struct, frozen=True, kw_only=True):
         quota: for workspaces without one of their own.
         master_key: `MASTER_KEY_BYTES` bytes; signing secrets are sealed with it. A projector needs none.
         operator_token_digest: SHA-256, hex; only a gateway needs one.
+        topics_max: streams of all workspaces together, archived ones included; past it none is created.
         allow_networks: networks that the address guard refuses and deliveries may go to all the same.
     """
 
     master_key: bytes = b""
     operator_token_digest: str = ""
     quota: Quota = Quota(QUOTA_REQUESTS_PER_MINUTE_DEFAULT, QUOTA_BURST_DEFAULT)
+    topics_max: int = TOPICS_MAX_DEFAULT
     allow_networks: tuple[Network, ...] = ()
     roles: Role = Role.ALL
 
@@ -312,6 +314,7 @@ class Atlas:
             secret_box=AesSecretBox(options.master_key, world.entropy),
             metrics=self.metrics,
             quota_default=options.quota,
+            topics_max=options.topics_max,
         )
         return build_app(
             services,

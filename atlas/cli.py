@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import click
@@ -44,22 +43,13 @@ _SUPERVISED: Final = click.option("--supervised", is_flag=True, hidden=True)
 @main.command()
 @settings_of("dev")
 @click.option("--json", "as_json", is_flag=True, help="Print URL and keys as one line of JSON.")
-def dev(
-    host: str, port: int, data_dir: Path, server: str, quota_per_minute: int, quota_burst: int, as_json: bool
-) -> None:
+def dev(quota_per_minute: int, quota_burst: int, as_json: bool, **given: Any) -> None:
     """Run all of Atlas in one process, on the embedded log."""
     _end_quietly_until_the_loop_runs()
     from atlas.core.entities import Quota
     from atlas.dev import DevOptions, run
 
-    options = DevOptions(
-        host=host,
-        port=port,
-        data_dir=data_dir,
-        server=server,
-        quota=Quota(quota_per_minute, quota_burst),
-        json=as_json,
-    )
+    options = DevOptions(quota=Quota(quota_per_minute, quota_burst), json=as_json, **given)
     _or_fail(lambda: run(options))
 
 

@@ -36,6 +36,7 @@ class DevOptions(Struct, frozen=True, kw_only=True):
     data_dir: Path
     server: str
     quota: Quota
+    topics_max: int
     json: bool
 
 
@@ -68,6 +69,7 @@ async def _main(options: DevOptions, secrets: Secrets, sock: socket.socket, stop
         master_key=secrets.master_key,
         operator_token_digest=digest(secrets.operator_token),
         quota=options.quota,
+        topics_max=options.topics_max,
         allow_networks=LOOPBACK,
     )
     metrics = Metrics()

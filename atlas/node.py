@@ -54,6 +54,7 @@ class NodeOptions(Struct, frozen=True, kw_only=True):
     port: int
     server: str
     quota: Quota = Options().quota
+    topics_max: int = Options().topics_max
     allow_networks: tuple[Network, ...] = ()
     json: bool = False
     first_workspace: bool = False
@@ -89,6 +90,7 @@ async def _run(
         master_key=b"" if options.role is Role.PROJECTOR else _master_key(options),
         operator_token_digest=digest(token),
         quota=options.quota,
+        topics_max=options.topics_max,
         allow_networks=options.allow_networks,
         roles=options.role,
     )

@@ -23,9 +23,10 @@ def node_options(command: str, given: Mapping[str, Any]) -> NodeOptions:
         given: by the names of the parameters.
     """
     role = _ROLES[command]
-    quota: dict[str, Any] = {}
+    api: dict[str, Any] = {}
     if role is Role.GATEWAY:
-        quota = {"quota": Quota(given["quota_per_minute"], given["quota_burst"])}
+        quota = Quota(given["quota_per_minute"], given["quota_burst"])
+        api = {"quota": quota, "topics_max": given["topics_max"]}
     return NodeOptions(
         role=role,
         kafka=_kafka(given, client_id=f"atlas-{command}"),
@@ -37,7 +38,7 @@ def node_options(command: str, given: Mapping[str, Any]) -> NodeOptions:
         json=given["as_json"],
         first_workspace=given.get("first_workspace", False),
         supervised=given["supervised"],
-        **quota,
+        **api,
     )
 
 

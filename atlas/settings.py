@@ -188,6 +188,13 @@ SETTINGS: Final = (
         help="Its burst: the size of the bucket.",
     ),
     Setting(
+        name="topics-max",
+        kind=click.IntRange(1, 100_000),
+        default=limits.TOPICS_MAX_DEFAULT,
+        used_by=_API,
+        help="Streams of all workspaces together, archived ones included; past it none is created.",
+    ),
+    Setting(
         name="ops-host",
         default="127.0.0.1",
         used_by=("projector", "deliverer"),

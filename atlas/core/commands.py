@@ -11,6 +11,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from atlas.core.entities import ApiKey, Quota, Stream, Workflow, Workspace
 from atlas.core.errors import AtlasError
+from atlas.core.limits import TOPICS_MAX_DEFAULT
 
 
 class UnknownControlFact(AtlasError):
@@ -59,10 +60,11 @@ class RevokeKey(Scoped, frozen=True, kw_only=True, tag="key.revoke"):
 
 
 class CreateStream(_Command, frozen=True, kw_only=True, tag="stream.create"):
-    """A new stream, judged by `streams_max` live ones."""
+    """A new stream, judged by `streams_max` live ones beside it, and `topics_max` streams in all."""
 
     stream: Stream
     streams_max: int
+    topics_max: int = TOPICS_MAX_DEFAULT
 
 
 class PatchStream(Scoped, frozen=True, kw_only=True, tag="stream.patch"):

@@ -62,6 +62,7 @@ class ControlState:
         self.keys_by_digest: MutableMapping[str, ApiKey] = {}
         self.streams: dict[Scope, dict[str, Stream]] = {}
         self.workflows: dict[Scope, dict[str, Workflow]] = {}
+        self.topics = 0
         self._decisions: OrderedDict[str, Decision] = OrderedDict()
 
     def decision(self, command_id: str) -> Decision | None:
@@ -94,6 +95,7 @@ class ControlState:
         trial.keys_by_digest = ChainMap({}, self.keys_by_digest)
         trial.streams = {scope: dict(self.streams.get(scope, {}))}
         trial.workflows = {scope: dict(self.workflows.get(scope, {}))}
+        trial.topics = self.topics
         decided = trial.apply(command, 0)
         return decided if isinstance(decided, ApiError) else None
 
@@ -232,8 +234,12 @@ def _create_stream(state: ControlState, command: CreateStream, _: int) -> Stream
         raise ApiError("already_exists", f"A stream {stream.name!r} exists, or has been archived.")
     if sum(other.archived_at_ms is None for other in known.values()) >= command.streams_max:
         raise ApiError("stream_limit_reached", f"This environment has its {command.streams_max} streams.")
+    if state.topics >= command.topics_max:
+        message = f"This installation has its {command.topics_max} streams, archived ones included."
+        raise ApiError("stream_limit_reached", message)
     state.check_routes(scope, stream.default_routes)
     known[stream.name] = stream
+    state.topics += 1
     return stream
 
 

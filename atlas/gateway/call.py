@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from atlas.core.entities import ApiKey, Quota, Scope, Workspace
 from atlas.core.ids import IdSource
+from atlas.core.limits import TOPICS_MAX_DEFAULT
 from atlas.ports.acceptor import Acceptor
 from atlas.ports.clock import Clock
 from atlas.ports.log import Log
@@ -96,6 +97,7 @@ class Services(CommonServices, frozen=True, kw_only=True):
     log: Log
     read_model: ReadModel
     secret_box: SecretBox
+    topics_max: int = TOPICS_MAX_DEFAULT
 
 
 def json_reply(status: int, value: object, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Reply:

@@ -33,6 +33,7 @@ class Streams:
         self._ids = services.ids
         self._log = services.log
         self._registry = services.registry
+        self._topics_max = services.topics_max
 
     async def create(self, call: Call) -> Reply:
         """`POST /v1/event-streams`: 201."""
@@ -50,7 +51,13 @@ class Streams:
             default_routes=body.default_routes,
             created_at_ms=now_ms,
         )
-        command = CreateStream(id=self._ids.new("cmd_"), at_ms=now_ms, stream=stream, streams_max=STREAMS_MAX)
+        command = CreateStream(
+            id=self._ids.new("cmd_"),
+            at_ms=now_ms,
+            stream=stream,
+            streams_max=STREAMS_MAX,
+            topics_max=self._topics_max,
+        )
         await self._registry.propose(command)
         await provide_topic(self._log, stream)
         return json_reply(201, stream_view(stream))

@@ -34,7 +34,9 @@ async def provide_topic(log: Log, stream: Stream) -> None:
 
 
 class TopicReconciler:
-    """Makes the topics that streams lack. `run` must be kept running by a supervisor."""
+    """Makes the topics that streams lack, and at its start brings the retention of all up to date: whoever
+    changed it may have crashed in between. `run` must be kept running by a supervisor.
+    """
 
     def __init__(self, log: Log, registry: Registry) -> None:
         self._log, self._registry = log, registry
@@ -45,16 +47,20 @@ class TopicReconciler:
         Raises:
             LogUnavailable: a topic could not be made; start again later.
         """
+        for stream in self._streams():
+            await provide_topic(self._log, stream)
         while True:
-            await self.reconcile()
             await asyncio.sleep(RECONCILE_EVERY_S)
+            await self.reconcile()
 
     async def reconcile(self) -> None:
         """Make every topic that is missing now."""
-        streams = [s for by_name in self._registry.state.streams.values() for s in by_name.values()]
-        first = {TopicPartition(stream.topic, 0): stream for stream in streams}
+        first = {TopicPartition(stream.topic, 0): stream for stream in self._streams()}
         there = await self._log.end_offsets(first)
         for source in first.keys() - there.keys():
             stream = first[source]
             await provide_topic(self._log, stream)
             log_line.warning("topic made after a crash", topic=stream.topic)
+
+    def _streams(self) -> list[Stream]:
+        return [s for by_name in self._registry.state.streams.values() for s in by_name.values()]

@@ -18,6 +18,7 @@ from atlas.adapters.embedded_log import EmbeddedLog
 from atlas.core.entities import Quota
 from atlas.core.facts import CONTROL_TOPIC
 from atlas.core.ids import IdSource
+from atlas.core.limits import TOPICS_MAX_DEFAULT
 from atlas.core.tokens import digest, make_operator_token
 from atlas.gateway.app import SendsEvents, ShowsEvents, build_app
 from atlas.gateway.call import Call, Reply, Services, json_reply
@@ -85,7 +86,9 @@ class Handlers:
 class Gateway:
     """See the module. Make one with `gateway`."""
 
-    def __init__(self, log: Log, clock: VirtualClock, quota: Quota, handlers: Handlers | None) -> None:
+    def __init__(
+        self, log: Log, clock: VirtualClock, quota: Quota, handlers: Handlers | None, topics_max: int
+    ) -> None:
         self.clock = clock
         self.log = log
         self.registry = Registry(log, clock)
@@ -104,6 +107,7 @@ class Gateway:
             secret_box=self.secret_box,
             metrics=self.metrics,
             quota_default=quota,
+            topics_max=topics_max,
         )
         self.app = build_app(
             self.services,
@@ -161,6 +165,7 @@ async def gateway(
     *,
     quota: Quota = WIDE,
     handlers: Handlers | None = None,
+    topics_max: int = TOPICS_MAX_DEFAULT,
 ) -> AsyncIterator[Gateway]:
     """A gateway that is up, with a workspace.
 
@@ -169,10 +174,11 @@ async def gateway(
         directory: for the log's file.
         quota: the platform's default.
         handlers: of the paths of events, other than the shipped ones.
+        topics_max: streams of all workspaces together.
     """
     log = await EmbeddedLog.open(directory / "log.db", clock, shards=SHARDS, threads=False)
     await log.create_topic(CONTROL_TOPIC, 1, None)
-    made = Gateway(log, clock, quota, handlers)
+    made = Gateway(log, clock, quota, handlers, topics_max)
     folding = asyncio.create_task(made.registry.run(), name="registry")
     try:
         await made.registry.catch_up()

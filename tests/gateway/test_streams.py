@@ -152,6 +152,21 @@ async def test_a_hundred_streams_and_no_more(clock: VirtualClock, tmp_path: Path
 
 
 @virtual_time
+async def test_an_installation_has_its_limit_of_topics_archived_ones_included(
+    clock: VirtualClock, tmp_path: Path
+) -> None:
+    async with gateway(clock, tmp_path, topics_max=3) as g:
+        _, other, _ = await g.workspace("Other")
+        await g.stream("one")
+        await g.stream("two", g.test)
+        await g.stream("three", other)
+        await g.live.delete(f"{PATH}/one")
+        for client in (g.live, g.test, other):
+            answer = await client.post(PATH, {"name": "four"})
+            assert (answer.status, answer.code) == (409, "stream_limit_reached")
+
+
+@virtual_time
 async def test_patching(clock: VirtualClock, tmp_path: Path) -> None:
     async with gateway(clock, tmp_path) as g:
         await g.workflow("wf_a")
