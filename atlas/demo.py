@@ -18,7 +18,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from atlas.bootstrap import MASTER_KEY_BYTES, Atlas, Options
+from atlas.bootstrap import MASTER_KEY_BYTES, Options, open_embedded
 from atlas.client.http import Client
 from atlas.core.addresses import LOOPBACK
 from atlas.core.entities import Quota
@@ -141,7 +141,7 @@ async def _atlas(directory: Path, server: str) -> AsyncIterator[tuple[str, str]]
     metrics, stop = Metrics(), asyncio.Event()
     with (directory / "atlas.log").open("w") as file:
         log_lines = configure_logging(metrics, file)
-        atlas = await Atlas.open(directory, options, metrics=metrics)
+        atlas = await open_embedded(directory, options, metrics=metrics)
         try:
             await atlas.start()
             workspace = await ensure_first_workspace(atlas, directory)

@@ -13,7 +13,7 @@ from msgspec import Struct
 from rich.console import Console
 
 from atlas import lifetime
-from atlas.bootstrap import Atlas, DataDirectory, Options
+from atlas.bootstrap import Atlas, DataDirectory, Options, open_embedded
 from atlas.core.addresses import LOOPBACK
 from atlas.core.entities import Quota
 from atlas.core.errors import AtlasError
@@ -75,7 +75,7 @@ async def _main(options: DevOptions, secrets: Secrets, sock: socket.socket, stop
     metrics = Metrics()
     log_lines = configure_logging(metrics)
     try:
-        atlas = await Atlas.open(options.data_dir, installation, metrics=metrics)
+        atlas = await open_embedded(options.data_dir, installation, metrics=metrics)
         try:
             await atlas.start()
             running = await installed(atlas, options.data_dir, url_of(sock), secrets.operator_token)

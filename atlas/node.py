@@ -24,6 +24,7 @@ from atlas.bootstrap import (
     Role,
     lock_gateway,
     lock_projector,
+    open_on_kafka,
 )
 from atlas.core.addresses import Network
 from atlas.core.entities import Quota
@@ -94,9 +95,7 @@ async def _run(
         allow_networks=options.allow_networks,
         roles=options.role,
     )
-    atlas = await patiently(
-        lambda: Atlas.open_on_kafka(options.kafka, options.data_dir, installation, metrics)
-    )
+    atlas = await patiently(lambda: open_on_kafka(options.kafka, options.data_dir, installation, metrics))
     held.push_async_callback(atlas.close)
     await atlas.start(patient=True)
     sock = held.enter_context(lifetime.listen(options.host, options.port, _port_flag(options.role)))

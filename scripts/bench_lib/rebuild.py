@@ -18,7 +18,7 @@ import orjson
 import uvloop
 from msgspec.structs import replace
 
-from atlas.bootstrap import MASTER_KEY_BYTES, Atlas, Options, Role
+from atlas.bootstrap import MASTER_KEY_BYTES, Atlas, Options, Role, open_embedded
 from atlas.core.acceptance import Acceptance, Circumstances, accept
 from atlas.core.commands import CreateStream
 from atlas.core.entities import Stream
@@ -56,7 +56,7 @@ _TABLES: Final = {"events": "id", "routes": "event_id", "attempts": "event_id", 
 
 async def fill(directory: Path, events: int) -> None:
     """Make the log: each event with one route and one attempt that delivered it."""
-    atlas = await Atlas.open(directory, _OPTIONS)
+    atlas = await open_embedded(directory, _OPTIONS)
     try:
         await atlas.start()
         stream = await _stream(atlas, directory)
@@ -137,7 +137,7 @@ async def _append(atlas: Atlas, shard: int, facts: list[Any], key: bytes) -> int
 
 async def project(directory: Path) -> dict[str, Any]:
     """Fold the log into a new read model."""
-    atlas = await Atlas.open(directory, replace(_OPTIONS, roles=Role.PROJECTOR))
+    atlas = await open_embedded(directory, replace(_OPTIONS, roles=Role.PROJECTOR))
     try:
         started_s, cpu_s = time.perf_counter(), time.process_time()
         await atlas.start()

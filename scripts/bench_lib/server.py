@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from atlas.bootstrap import MASTER_KEY_BYTES, Atlas, Options, Role
+from atlas.bootstrap import MASTER_KEY_BYTES, Options, Role, open_embedded
 from atlas.core.addresses import LOOPBACK
 from atlas.core.entities import Quota
 from atlas.core.tokens import digest
@@ -70,7 +70,7 @@ async def _atlas(server: str, directory: Path, consumers: bool) -> None:
         allow_networks=LOOPBACK,
         roles=Role.ALL if consumers else Role.GATEWAY,
     )
-    atlas = await Atlas.open(directory, options, metrics=metrics)
+    atlas = await open_embedded(directory, options, metrics=metrics)
     try:
         await atlas.start()
         workspace = await ensure_first_workspace(atlas, directory)
