@@ -98,8 +98,12 @@ OpenAcceptor = Callable[[ProducerLog], Awaitable[KeepingAcceptor]]
 
 
 class Beneath(Struct, frozen=True, kw_only=True):
-    """What a process stands on: an acceptor where events are taken, a sender where they are sent, a secret box
-    where there is either.
+    """What a process stands on.
+
+    Attributes:
+        open_acceptor: where events are taken.
+        sender: where they are sent.
+        secret_box: where there is either.
     """
 
     log: Log

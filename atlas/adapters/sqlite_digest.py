@@ -45,7 +45,7 @@ _TABLES: Final = (
         ("event_id", "partition", "offset"),
         """x.event_id, x.partition, x.offset, x.target, x.attempt, x.replay, x.status, x.started_at_ms,
         x.completed_at_ms, x.duration_ms, x.http_status, x.error_code, x.error_message, x.response_body,
-        x.next_attempt_at_ms, x.address""",
+        x.next_attempt_at_ms, x.address, x.connect_ms, x.tls_ms, x.first_byte_ms""",
     ),
     _Table("terms", ("term", "id"), "x.term, x.id"),
     _Table("epochs", ("shard",), "x.shard, x.epoch", scoped=False),

@@ -96,6 +96,9 @@ _ATTEMPT_FIELDS: Final = (
     "a.response_body",
     "a.next_attempt_at_ms",
     "a.address",
+    "a.connect_ms",
+    "a.tls_ms",
+    "a.first_byte_ms",
 )
 _ATTEMPT: Final = _object(_ATTEMPT_FIELDS, workspace_id=":workspace_id", environment=":environment")
 _ATTEMPTS: Final = f"""SELECT json_group_array({_ATTEMPT}) FROM (SELECT * FROM attempts

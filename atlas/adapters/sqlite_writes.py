@@ -277,6 +277,9 @@ def _attempt_row(scope: int, attempt: AttemptState) -> Row:
         attempt.response_body,
         attempt.next_attempt_at_ms,
         attempt.address,
+        attempt.connect_ms,
+        attempt.tls_ms,
+        attempt.first_byte_ms,
     )
 
 

@@ -32,6 +32,7 @@ SHARD_KEY: Final = b"shard"
 Millis = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
 def event_topic(environment: str, workspace_id: str, stream: str) -> str:
@@ -130,10 +131,23 @@ class FactError(msgspec.Struct, frozen=True):
     message: str
 
 
+class Timings(msgspec.Struct, frozen=True):
+    """Where an attempt's time went, in milliseconds; None: that did not happen.
+
+    `connect_ms` (name look-up and TCP) and `tls_ms` are None on a connection used before; `first_byte_ms`
+    runs from the start to the end of the answer's header.
+    """
+
+    connect_ms: Share | None = None
+    tls_ms: Share | None = None
+    first_byte_ms: Share | None = None
+
+
 class DeliveryAttempted(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.attempted"):
     """One attempt and its outcome: `delivered`, `retry_scheduled` or `failed`.
 
-    `next_attempt_at_ms` is decided here, once. `response_body` is the first 4 KiB answered.
+    `next_attempt_at_ms` is decided here, once. `response_body` is the first 4 KiB answered, `address` the
+    one dialled, or the one that was refused.
     """
 
     attempt: Count
@@ -147,6 +161,7 @@ class DeliveryAttempted(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.
     error: FactError | None = None
     response_body: str | None = None
     address: str | None = None
+    timings: Timings = Timings()
 
 
 class DeliveryParked(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.parked"):

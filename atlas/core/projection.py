@@ -62,6 +62,9 @@ class AttemptState(Struct, frozen=True, kw_only=True):
     response_body: str | None
     next_attempt_at_ms: int | None
     address: str | None
+    connect_ms: float | None
+    tls_ms: float | None
+    first_byte_ms: float | None
 
 
 def _compact(value: dict[str, str] | None) -> str | None:
@@ -126,4 +129,7 @@ def attempt_made(state: EventState, fact: DeliveryAttempted, offset: int) -> Att
         response_body=fact.response_body,
         next_attempt_at_ms=fact.next_attempt_at_ms,
         address=fact.address,
+        connect_ms=fact.timings.connect_ms,
+        tls_ms=fact.timings.tls_ms,
+        first_byte_ms=fact.timings.first_byte_ms,
     )

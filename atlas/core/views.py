@@ -58,6 +58,12 @@ def attempt_view(attempt: AttemptState) -> dict[str, Any]:
         "http_status": attempt.http_status,
         "error": _error(attempt.error_code, attempt.error_message),
         "response_body": attempt.response_body,
+        "address": attempt.address,
+        "timings": {
+            "connect_ms": attempt.connect_ms,
+            "tls_ms": attempt.tls_ms,
+            "first_byte_ms": attempt.first_byte_ms,
+        },
         "next_attempt_at": _time(attempt.next_attempt_at_ms),
     }
 

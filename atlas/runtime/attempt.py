@@ -17,6 +17,7 @@ from atlas.core.facts import (
     DeliveryStarted,
     EventRecord,
     FactError,
+    Timings,
     decode_event,
 )
 from atlas.core.ids import delivery_id, id_time_ms
@@ -201,6 +202,9 @@ class Attempter:
             error=FactError(result.error_code, result.error_message or "") if result.error_code else None,
             response_body=result.response_body,
             address=result.address,
+            timings=Timings(
+                _tenths(result.connect_ms), _tenths(result.tls_ms), _tenths(result.first_byte_ms)
+            ),
         )
 
     def _report(self, work: Work, delivery: str, fact: DeliveryAttempted) -> None:
@@ -229,6 +233,11 @@ def disables_target(fact: DeliveryAttempted | DeliveryClosed) -> str | None:
     """Why this outcome disables its target, if it does (410, reference "Retry behavior")."""
     gone = isinstance(fact, DeliveryAttempted) and fact.error is not None and fact.error.code == UPSTREAM_GONE
     return GONE if gone else None
+
+
+def _tenths(ms: float | None) -> float | None:
+    """More digits would be noise, in every fact for ever."""
+    return None if ms is None else round(ms, 1)
 
 
 def _named(work: Work) -> dict[str, Any]:

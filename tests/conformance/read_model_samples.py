@@ -115,6 +115,9 @@ def attempt(of: EventState, number: int, offset: int, response_body: str | None 
         response_body=response_body,
         next_attempt_at_ms=None,
         address="192.0.2.1",
+        connect_ms=1.5,
+        tls_ms=None,
+        first_byte_ms=12.25,
     )
 
 

@@ -11,7 +11,14 @@ import pytest
 from msgspec.structs import replace
 
 from atlas.core.errors import ApiError, InvalidRequest, StoreUnavailable, Unavailable
-from atlas.core.facts import DeliveryAttempted, DeliveryClosed, DeliveryStarted, FactError, event_topic
+from atlas.core.facts import (
+    DeliveryAttempted,
+    DeliveryClosed,
+    DeliveryStarted,
+    FactError,
+    Timings,
+    event_topic,
+)
 from atlas.core.murmur2 import partition_for
 from atlas.gateway.call import Principal
 from atlas.ports.log import TopicPartition
@@ -73,7 +80,14 @@ def attempted(target: str, attempt: int, outcome: str, at_ms: int, **more: objec
 
 TIMEOUT = FactError("upstream_timeout", "Search indexer did not respond within 5s")
 BILLED = attempted(
-    "wf_billing_sync", 1, "delivered", RECEIVED_MS + 1_428, http_status=200, response_body="ok"
+    "wf_billing_sync",
+    1,
+    "delivered",
+    RECEIVED_MS + 1_428,
+    http_status=200,
+    response_body="ok",
+    address="192.0.2.7",
+    timings=Timings(3.5, None, 21.0),
 )
 FIRST = attempted(
     "wf_search_index", 1, "retry_scheduled", RECEIVED_MS + 5_028, error=TIMEOUT,
@@ -177,6 +191,8 @@ async def test_attempts(clock: VirtualClock, tmp_path: Path) -> None:
             ("http_status", 200),
             ("error", None),
             ("response_body", "ok"),
+            ("address", "192.0.2.7"),
+            ("timings", {"connect_ms": 3.5, "tls_ms": None, "first_byte_ms": 21.0}),
             ("next_attempt_at", None),
         ]
         last = got["data"][2]
