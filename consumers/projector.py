@@ -98,11 +98,23 @@ def fact_key(topic: str, event_id: str) -> EventKey | None:
 
 
 class Projector:
-    """Runs under a supervisor; any exception ends it, and a new run starts from the stored positions."""
+    """Runs under a supervisor; any exception ends it, and a new run starts from the stored positions.
+
+    Args:
+        alone: a lock on the read model sees to it that there is one projector at a time. The group's
+            protocol would make it wait for the session of one that was killed.
+    """
 
     def __init__(
-        self, log: Log, read_model: ReadModel, registry: Registry, clock: Clock, metrics: Metrics
+        self,
+        log: Log,
+        read_model: ReadModel,
+        registry: Registry,
+        clock: Clock,
+        metrics: Metrics,
+        alone: bool = True,
     ) -> None:
+        self._alone = alone
         self._log, self._read_model, self._registry = log, read_model, registry
         self._clock, self._metrics = clock, metrics
         self._cache: OrderedDict[EventKey, EventState] = OrderedDict()
@@ -113,8 +125,8 @@ class Projector:
         self._in_flight: dict[EventKey, EventState] = {}
 
     async def run(self) -> None:
-        """Project for ever the shards that the group gives this member."""
-        member = await self._log.join(GROUP, LIFECYCLE_TOPIC)
+        """Project for ever the shards that the group gives this member; alone, all of them."""
+        member = await self._log.join(GROUP, LIFECYCLE_TOPIC, self._alone)
         try:
             shards: frozenset[int] = frozenset()
             while True:

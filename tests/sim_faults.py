@@ -88,9 +88,9 @@ class FaultyLog:
         await pass_time(self._chance.uniform(0, 5))
         return await self._inner.append(topic, partition, records)
 
-    async def join(self, group: str, topic: str) -> Member:
+    async def join(self, group: str, topic: str, alone: bool = False) -> Member:
         self.fail()
-        return cast("Member", _FaultyMember(await self._inner.join(group, topic), self))
+        return cast("Member", _FaultyMember(await self._inner.join(group, topic, alone), self))
 
     def reader(self) -> Reader:
         return cast("Reader", _FaultyReader(self._inner.reader(), self))

@@ -61,8 +61,8 @@ class GatedLog:
         await self._gate()
         return offset
 
-    async def join(self, group: str, topic: str) -> Member:
-        member = await self._inner.join(group, topic)
+    async def join(self, group: str, topic: str, alone: bool = False) -> Member:
+        member = await self._inner.join(group, topic, alone)
         self.members.append(member)
         return member
 

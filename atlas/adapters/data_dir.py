@@ -1,7 +1,8 @@
-"""The data directory of one Atlas process: a lock that dies with the process, and files nobody else reads."""
+"""The data directory: locks that die with the process that holds them, and files nobody else reads."""
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 from collections.abc import Callable
@@ -12,42 +13,47 @@ from typing import Final, Self
 from atlas.core.errors import DataDirectoryInUse
 
 LOCK_FILE: Final = "lock"
+#: How often a projector that stands by looks whether it can take over.
+LOOK_EVERY_S: Final = 0.2
 _DIRECTORY_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
 
 
-class DataDirectory:
-    """A data directory this process owns, from here until `close` or the end of the process.
+class FileLock:
+    """A lock on a file, from here until `close` or the end of the process, however it dies.
+
+    It belongs to the open file, and the kernel drops it. The file stays: removing it would let two own it.
 
     Args:
-        path: made, for this user alone, if it is not there.
+        path: the file, made if it is not there; holds the owner's process id, for people.
+        whose: what is in use, for people.
+        shared: own it together with all others that share it.
 
     Raises:
         DataDirectoryInUse: another process, or another part of this one, owns it.
         OSError: it cannot be made or written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-        # The lock belongs to the open file: the kernel drops it when the process dies, however it dies.
-        self._lock: int | None = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+    def __init__(self, path: Path, whose: str, *, shared: bool = False) -> None:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+        self._file: int | None = file
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            os.truncate(file, 0)
+            if not shared:
+                os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
-            owner = os.pread(self._lock, 20, 0).decode("ascii", "replace").strip()
+            owner = os.pread(file, 20, 0).decode("ascii", "replace").strip()
             self.close()
             if not isinstance(error, BlockingIOError):
                 raise
-            raise DataDirectoryInUse(f"{path} is in use by process {owner or 'unknown'}") from error
-        os.truncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+            raise DataDirectoryInUse(f"{whose} is in use by process {owner or 'unknown'}") from error
 
     def close(self) -> None:
-        """Give the directory up. The lock's file stays: removing it would let two own it."""
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            os.close(lock)
+        """Give it up."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
 
     def __enter__(self) -> Self:
         return self
@@ -56,6 +62,46 @@ class DataDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class DataDirectory(FileLock):
+    """A data directory this process owns. See `FileLock` for what it raises.
+
+    Args:
+        path: made, for this user alone, if it is not there.
+        shared: own it together with others that share it; each then takes the lock of its role.
+    """
+
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
+        self.path = path
+        path.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+        super().__init__(path / LOCK_FILE, str(path), shared=shared)
+
+
+def lock_gateway(directory: Path) -> FileLock:
+    """Be the one gateway on this data directory, and so on its `keys.db`.
+
+    Raises:
+        DataDirectoryInUse: there is one.
+    """
+    return FileLock(directory / "gateway.lock", f"{directory} as a gateway's")
+
+
+async def lock_projector(directory: Path, waiting: Callable[[str], None]) -> FileLock:
+    """Be the one projector on this data directory, and so on its read model: wait for the one before to end.
+
+    Args:
+        waiting: called once, with a line for people, if there is something to wait for.
+    """
+    told = False
+    while True:
+        try:
+            return FileLock(directory / "projector.lock", f"{directory} as a projector's")
+        except DataDirectoryInUse as error:
+            if not told:
+                waiting(str(error))
+            told = True
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -72,7 +118,7 @@ def write_private(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(descriptor)
     fresh.replace(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def read_or_create_private(path: Path, make: Callable[[], bytes]) -> bytes:
@@ -92,7 +138,8 @@ def read_or_create_private(path: Path, make: Callable[[], bytes]) -> bytes:
         return file.read()
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make the names in it durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -11,8 +11,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from atlas.core.errors import StaleWriter
+from atlas.adapters.sole_member import SoleMember
+from atlas.core.errors import LogUnavailable, StaleWriter
 from atlas.ports.clock import Clock
+from atlas.ports.log import Member
 
 SESSION_TIMEOUT_S: Final = 10.0
 BEAT_EVERY_S: Final = 2.0
@@ -129,10 +131,18 @@ class Coordinator:
         self._partitions_of = partitions_of
         self._groups: dict[tuple[str, str], _Group] = {}
 
-    def join(self, group: str, topic: str, number: int, store: OffsetStore) -> EmbeddedMember:
+    def join(self, group: str, topic: str, number: int, store: OffsetStore, alone: bool) -> Member:
         """A new member, with a number no other ever had; its first heartbeat gets it its partitions."""
         slot = self._groups.setdefault((group, topic), _Group(self._partitions_of(topic)))
-        return EmbeddedMember(slot, group, topic, number, store, self._clock)
+        if not alone:
+            return EmbeddedMember(slot, group, topic, number, store, self._clock)
+
+        async def store_alone(offsets: Mapping[int, int]) -> None:
+            if slot.members:
+                raise LogUnavailable(f"the group {group} has members")
+            await store.store_offsets(group, topic, offsets)
+
+        return SoleMember(f"{group}-{number}", slot.partitions, store_alone)
 
     def close(self) -> None:
         """Stop all heartbeats."""

@@ -16,7 +16,7 @@ from typing import Self
 
 from atlas.adapters.embedded_batches import Accept, Append, Committed, Topic, verdict_on
 from atlas.adapters.embedded_file import LogFile
-from atlas.adapters.embedded_group import Coordinator, EmbeddedMember
+from atlas.adapters.embedded_group import Coordinator
 from atlas.adapters.embedded_reader import EmbeddedReader
 from atlas.adapters.embedded_store import EmbeddedStore
 from atlas.adapters.embedded_tail import Tail
@@ -24,7 +24,7 @@ from atlas.adapters.embedded_writer import Writer
 from atlas.core.errors import LogUnavailable, OffsetOutOfRange, UnknownTopic
 from atlas.ports.acceptor import Candidate, Outcome
 from atlas.ports.clock import Clock
-from atlas.ports.log import NewRecord, Reader, Record, TopicPartition
+from atlas.ports.log import Member, NewRecord, Reader, Record, TopicPartition
 
 
 class EmbeddedLog:
@@ -107,10 +107,10 @@ class EmbeddedLog:
     async def check(self) -> None:
         await self._writer.task(self._store.probe)
 
-    async def join(self, group: str, topic: str) -> EmbeddedMember:
+    async def join(self, group: str, topic: str, alone: bool = False) -> Member:
         self._topic(topic)
         number = await self._writer.task(self._store.next_member)
-        return self._coordinator.join(group, topic, number, self)
+        return self._coordinator.join(group, topic, number, self, alone)
 
     def _publish(self, committed: Sequence[Committed]) -> None:
         """Called by the writer with what has become durable."""

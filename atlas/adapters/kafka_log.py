@@ -7,7 +7,8 @@ every other request. Every await ends within a deadline stated here or in one of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+import uuid
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Self
 
@@ -16,16 +17,17 @@ import structlog
 from atlas.adapters.kafka_cluster import Cluster
 from atlas.adapters.kafka_errors import within
 from atlas.adapters.kafka_fetch import read_one
-from atlas.adapters.kafka_group import KafkaMember
-from atlas.adapters.kafka_offsets import END, START, list_offsets, stored_offset
+from atlas.adapters.kafka_group import COMMIT_DEADLINE_S, KafkaMember
+from atlas.adapters.kafka_offsets import END, START, list_offsets, store_offsets, stored_offset
 from atlas.adapters.kafka_producer import KafkaProducer
 from atlas.adapters.kafka_reader import KafkaReader
 from atlas.adapters.kafka_settings import REQUEST_TIMEOUT_S, KafkaSettings
 from atlas.adapters.kafka_topics import Topics
+from atlas.adapters.sole_member import SoleMember
 from atlas.core.errors import LogError, LogUnavailable, OffsetOutOfRange, UnknownTopic
 from atlas.core.facts import LIFECYCLE_TOPIC
 from atlas.ports.clock import Clock
-from atlas.ports.log import NewRecord, Reader, Record, TopicPartition
+from atlas.ports.log import Member, NewRecord, Reader, Record, TopicPartition
 
 OPEN_DEADLINE_S: Final = 15.0
 READ_DEADLINE_S: Final = 5.0
@@ -160,11 +162,24 @@ class KafkaLog:
 
     # -- groups -------------------------------------------------------------------------------
 
-    async def join(self, group: str, topic: str) -> KafkaMember:
+    async def join(self, group: str, topic: str, alone: bool = False) -> Member:
         await self.require(TopicPartition(topic, 0))
+        if alone:
+            return await self._join_alone(group, topic)
         member = KafkaMember(self._settings, group, topic, self._clock)
         self._members.add(member)
         return member
+
+    async def _join_alone(self, group: str, topic: str) -> Member:
+        async with self._call(READ_DEADLINE_S, "the topic cannot be looked up"):
+            partitions = await self.cluster.partitions(topic)
+
+        async def store(offsets: Mapping[int, int]) -> None:
+            rows = {TopicPartition(topic, partition): offset for partition, offset in offsets.items()}
+            async with self._call(COMMIT_DEADLINE_S, "the offsets were not stored"):
+                await store_offsets(self.cluster, group, rows)
+
+        return SoleMember(f"{group}-{uuid.uuid4().hex}", partitions, store)
 
     async def committed(self, group: str, source: TopicPartition) -> int | None:
         async with self._call(READ_DEADLINE_S, "the stored offset cannot be read"):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from aiokafka.errors import KafkaError
-from aiokafka.protocol.commit import OffsetFetchRequest
+from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from atlas.adapters.kafka_cluster import Answer, Cluster, by_topic
@@ -18,7 +18,7 @@ from atlas.ports.log import TopicPartition
 #: Times with a meaning of their own (Kafka protocol guide, ListOffsets).
 END: Final = -1
 START: Final = -2
-#: As an offset: there is none.
+#: As an offset: there is none. As a generation: the sender is no member.
 _NONE: Final = -1
 
 
@@ -54,6 +54,23 @@ async def stored_offset(cluster: Cluster, group: str, source: TopicPartition) ->
             [(_, [(_, offset, _, code)])] = response.topics
             raise_code(code)
             return None if offset == _NONE else int(offset)
+        except KafkaError as error:
+            if not error.retriable:
+                raise
+        await asyncio.sleep(BACKOFF_S)
+
+
+async def store_offsets(cluster: Cluster, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+    """Store a group's next offsets as somebody who is no member of it: taken while the group has none."""
+    rows = by_topic((source, (offset, "")) for source, offset in offsets.items())
+    request = OffsetCommitRequest(group, _NONE, "", OffsetCommitRequest.DEFAULT_RETENTION_TIME, rows)
+    while True:
+        try:
+            response = await cluster.send(await cluster.coordinator(group), request)
+            for _, partitions in response.topics:
+                for _, code in partitions:
+                    raise_code(code)
+            return
         except KafkaError as error:
             if not error.retriable:
                 raise

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
@@ -53,6 +53,9 @@ class StoreCorrupt(StoreUnavailable):
 
 class SqliteDriver(Protocol):
     """See the module docstring. Every method may raise `StoreUnavailable`."""
+
+    def generation(self) -> str | None:
+        """Name of the file that the next job is for: what another one held means nothing for it."""
 
     async def write(self, job: Job[T], timeout_s: float = WRITE_TIMEOUT_S) -> T:
         """Run a job in one transaction that takes the write lock first: all of it or nothing."""
@@ -136,6 +139,10 @@ class InlineDriver:
             except sqlite3.Error:
                 self._connection.close()
                 raise
+
+    def generation(self) -> str | None:
+        """See the port: always the same."""
+        return str(self._path)
 
     async def write(self, job: Job[T], timeout_s: float = WRITE_TIMEOUT_S) -> T:
         """See the port; there is no deadline, for nothing else runs meanwhile."""
@@ -249,12 +256,16 @@ def _forget(outcome: asyncio.Future[Any]) -> None:
 
 
 class AiosqliteDriver:
-    """Runs jobs on aiosqlite's threads. Make one with `connect`."""
+    """Runs jobs on aiosqlite's threads. Make one with `connect`, or one that only reads with `follow`."""
 
-    def __init__(self, path: Path, writer: _Thread, readers: list[_Thread]) -> None:
+    def __init__(self, path: Path, writer: _Thread | None, readers: list[_Thread]) -> None:
         self._path = path
         self._writer, self._readers = writer, readers
         self._closed = False
+
+    def generation(self) -> str | None:
+        """See the port: always the same."""
+        return str(self._path)
 
     @classmethod
     async def connect(cls, path: Path, readers: int = READERS) -> AiosqliteDriver:
@@ -264,25 +275,23 @@ class AiosqliteDriver:
             StoreCorrupt: it is no database.
             StoreUnavailable: it cannot be opened now.
         """
-        threads: list[_Thread] = []
-        try:
-            with _translated(path):
-                # When aiosqlite fails to connect, its thread ends some time later, perhaps on a loop
-                # that is closed by then: so see first whether there is a file to be opened.
-                sqlite3.connect(_uri(path, "rwc"), uri=True).close()
-                threads.append(_Thread(await _open(_uri(path, "rwc"))))
-                await threads[0].run(_prepare_writer, WRITE_TIMEOUT_S)
-                for _ in range(readers):
-                    threads.append(_Thread(await _open(_uri(path, "ro"))))
-                    await threads[-1].run(_prepare_reader, READ_TIMEOUT_S)
-        except BaseException:
-            for thread in threads:
-                await thread.close()
-            raise
-        return cls(path, threads[0], threads[1:])
+        writer, *followers = await _open_threads(path, ["rwc"] + ["ro"] * readers)
+        return cls(path, writer, followers)
+
+    @classmethod
+    async def follow(cls, path: Path, readers: int = READERS) -> AiosqliteDriver:
+        """Open a file that another process writes; nothing is ever written or checkpointed here.
+
+        Raises:
+            StoreCorrupt: it is no database.
+            StoreUnavailable: it is not there, or cannot be opened now.
+        """
+        return cls(path, None, await _open_threads(path, ["ro"] * readers))
 
     async def write(self, job: Job[T], timeout_s: float = WRITE_TIMEOUT_S) -> T:
         """See the port."""
+        if self._writer is None:
+            raise StoreUnavailable("the read model can only be read here")
         return await self._run(self._writer, lambda connection: in_transaction(connection, job), timeout_s)
 
     async def read(self, job: Job[T], timeout_s: float = READ_TIMEOUT_S) -> T:
@@ -306,7 +315,28 @@ class AiosqliteDriver:
                 for reader in self._readers:
                     await reader.interrupt()
                 for thread in (*self._readers, self._writer):
-                    await thread.close()
+                    if thread is not None:
+                        await thread.close()
+
+
+async def _open_threads(path: Path, modes: Sequence[str]) -> list[_Thread]:
+    threads: list[_Thread] = []
+    try:
+        with _translated(path):
+            # When aiosqlite fails to connect, its thread ends some time later, perhaps on a loop
+            # that is closed by then: so see first whether there is a file to be opened.
+            sqlite3.connect(_uri(path, modes[0]), uri=True).close()
+            for mode in modes:
+                threads.append(_Thread(await _open(_uri(path, mode))))
+                if mode == "ro":
+                    await threads[-1].run(_prepare_reader, READ_TIMEOUT_S)
+                else:
+                    await threads[-1].run(_prepare_writer, WRITE_TIMEOUT_S)
+    except BaseException:
+        for thread in threads:
+            await thread.close()
+        raise
+    return threads
 
 
 def _uri(path: Path, mode: str) -> str:

@@ -1,8 +1,9 @@
 """The read model in SQLite: adapter of the `ReadModel` port.
 
 On a file it uses aiosqlite's threads; in memory it runs inline on the event loop, with no thread, and so
-in virtual time. The file is derived data: one that is damaged, or whose tables are of another version,
-is deleted and made anew under a new incarnation, and the projector folds the log into it again.
+in virtual time. The file, a generation that `sqlite_generations` links, is derived data: one that is
+damaged, or whose tables are of another version, is made anew under a new incarnation, and the projector
+folds the log into it again. One process at a time opens it so; others follow (`sqlite_follower`).
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from atlas.adapters.sqlite_driver import (
     StoreCorrupt,
     corruption_marker,
 )
+from atlas.adapters.sqlite_generations import LinkedDriver, discard, linked, place_for, sweep, turn
 from atlas.adapters.sqlite_pages import page_of_events
 from atlas.adapters.sqlite_writes import BatchWriter, UnknownSchema, ensure_schema
+from atlas.core.errors import StoreUnavailable
 from atlas.core.projection import AttemptState, EventState
 from atlas.ports.log import TopicPartition
 from atlas.ports.read_model import Changes, EventKey, EventQuery, Progress, Scope, Waiting
@@ -50,6 +53,7 @@ class SqliteReadModel:
         self.made_anew = made_anew
         self._driver = driver
         self._writer = BatchWriter()
+        self._generation = driver.generation()
         self._reached: dict[TopicPartition, int] = {}
         self._applied = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
@@ -64,13 +68,14 @@ class SqliteReadModel:
 
     async def apply(self, changes: Changes) -> None:
         """See the port."""
+        self._notice_exchange()
         writer, timeout_s = self._writer, TRIM_TIMEOUT_S if changes.trims else WRITE_TIMEOUT_S
         try:
             await self._driver.write(lambda connection: writer.apply(connection, changes), timeout_s)
         except BaseException:
             writer.forget()
             raise
-        self._reach({advance.source: advance.next_offset for advance in changes.advances})
+        self._reach(self._generation, {one.source: one.next_offset for one in changes.advances})
         self._applied.set()
         self._applied = asyncio.Event()
 
@@ -105,10 +110,21 @@ class SqliteReadModel:
                     await applied.wait()
         return True
 
+    def _notice_exchange(self) -> None:
+        """A store that was exchanged may be behind the one before, and gives numbers of its own."""
+        if (generation := self._driver.generation()) != self._generation:
+            self._generation = generation
+            self._reached = {}
+            self._writer = BatchWriter()
+
     def _has_reached(self, positions: Mapping[TopicPartition, int]) -> bool:
+        self._notice_exchange()
         return all(self._reached.get(source, 0) >= offset for source, offset in positions.items())
 
-    def _reach(self, positions: Mapping[TopicPartition, int]) -> None:
+    def _reach(self, generation: str | None, positions: Mapping[TopicPartition, int]) -> None:
+        self._notice_exchange()
+        if generation != self._generation:
+            return
         for source, offset in positions.items():
             self._reached[source] = max(offset, self._reached.get(source, 0))
 
@@ -120,7 +136,8 @@ class SqliteReadModel:
         await asyncio.shield(self._looking)
 
     async def _read_positions(self) -> None:
-        self._reach(await self._driver.read(sqlite_queries.positions))
+        generation = self._driver.generation()
+        self._reach(generation, await self._driver.read(sqlite_queries.positions))
 
     def _looked(self, looking: asyncio.Task[None]) -> None:
         self._looking = None
@@ -212,18 +229,82 @@ async def open_read_model(
     Raises:
         StoreUnavailable: the file cannot be opened now.
     """
-    incarnation = entropy(_INCARNATION_BYTES).hex()
     if path is None:
-        return SqliteReadModel(await _open(None, incarnation, inline=True))
-    if _marked_corrupt(path):
-        reason = "found damaged while it was open"
-    else:
+        return SqliteReadModel(await _open(None, entropy(_INCARNATION_BYTES).hex(), inline=True))
+    opening = _Opening(path, entropy, inline)
+    driver = LinkedDriver(path, opening.open_linked)
+    await driver.ready()
+    sweep(path)
+    return SqliteReadModel(driver, opening.made_anew)
+
+
+async def open_shadow(
+    link: Path, *, entropy: Callable[[int], bytes] = os.urandom, inline: bool = False
+) -> tuple[SqliteReadModel, Path]:
+    """A new generation that is not linked: a store of its own, and its file. For the writer alone.
+
+    Close it, then turn the link to its file, or discard that; the writer's next start does so too.
+
+    Raises:
+        StoreUnavailable: it cannot be made now.
+    """
+    try:
+        file, driver = await _Opening(link, entropy, inline).make_unlinked()
+    except OSError as error:
+        raise StoreUnavailable(f"read model: {error}") from error
+    return SqliteReadModel(driver), file
+
+
+class _Opening:
+    """Opens the generation that is linked, or makes a new one and links that.
+
+    Attributes:
+        made_anew: why the one before had to go, if it had to.
+    """
+
+    def __init__(self, link: Path, entropy: Callable[[int], bytes], inline: bool) -> None:
+        self._link, self._entropy, self._inline = link, entropy, inline
+        self.made_anew: str | None = None
+
+    async def open_linked(self) -> tuple[str, SqliteDriver]:
+        """For `LinkedDriver`."""
         try:
-            return SqliteReadModel(await _open(path, incarnation, inline))
-        except (StoreCorrupt, UnknownSchema) as error:
-            reason = str(error)
-    _discard(path)
-    return SqliteReadModel(await _open(path, incarnation, inline), made_anew=reason)
+            name = linked(self._link)
+            if name is None:
+                self.made_anew = "it is no generation" if self._link.exists() else None
+                return await self._make()
+            file = self._link.with_name(name)
+            if corruption_marker(file).exists():
+                self.made_anew = "found damaged while it was open"
+                return await self._make()
+            try:
+                return name, await _open(file, self._incarnation(), self._inline)
+            except (StoreCorrupt, UnknownSchema) as error:
+                self.made_anew = str(error)
+            return await self._make()
+        except OSError as error:
+            raise StoreUnavailable(f"read model: {error}") from error
+
+    async def _make(self) -> tuple[str, SqliteDriver]:
+        if self._link.is_dir():
+            raise StoreUnavailable(f"read model: {self._link} is a directory")
+        file, driver = await self.make_unlinked()
+        try:
+            turn(self._link, file)
+        except BaseException:
+            await driver.close()
+            discard(file)
+            raise
+        return file.name, driver
+
+    async def make_unlinked(self) -> tuple[Path, SqliteDriver]:
+        """A new generation beside the linked one."""
+        incarnation = self._incarnation()
+        file = place_for(self._link, incarnation)
+        return file, await _open(file, incarnation, self._inline)
+
+    def _incarnation(self) -> str:
+        return self._entropy(_INCARNATION_BYTES).hex()
 
 
 async def _open(path: Path | None, incarnation: str, inline: bool) -> SqliteDriver:
@@ -235,14 +316,3 @@ async def _open(path: Path | None, incarnation: str, inline: bool) -> SqliteDriv
         await driver.close()
         raise
     return driver
-
-
-def _marked_corrupt(path: Path) -> bool:
-    return corruption_marker(path).exists()
-
-
-def _discard(path: Path) -> None:
-    # The database first: a WAL without it is ignored, it without its WAL would be older than it was.
-    for leftover in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
-        leftover.unlink(missing_ok=True)
-    corruption_marker(path).unlink(missing_ok=True)

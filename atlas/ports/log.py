@@ -164,8 +164,14 @@ class Log(Protocol):
     async def delete_records(self, source: TopicPartition, before_offset: int) -> None:
         """Drop records below the offset, in bounded steps that do not hold appends up."""
 
-    async def join(self, group: str, topic: str) -> Member:
-        """Become a member of a consumer group that shares the topic's partitions."""
+    async def join(self, group: str, topic: str, alone: bool = False) -> Member:
+        """Become a member of a consumer group that shares the topic's partitions.
+
+        Args:
+            alone: hold all partitions at once and until `leave`, without the group's protocol; the
+                caller has made sure, by a lock, that it is the only one. The offsets are stored as the
+                group's; while the group has members, storing them raises `LogUnavailable`.
+        """
 
     async def committed(self, group: str, source: TopicPartition) -> int | None:
         """The group's stored next offset, or None."""

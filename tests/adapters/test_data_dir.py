@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import stat
@@ -12,14 +13,27 @@ from pathlib import Path
 
 import pytest
 
-from atlas.adapters.data_dir import DataDirectory, read_or_create_private, write_private
+from atlas.adapters.data_dir import (
+    LOOK_EVERY_S,
+    DataDirectory,
+    lock_gateway,
+    lock_projector,
+    read_or_create_private,
+    write_private,
+)
 from atlas.core.errors import DataDirectoryInUse
+from tests.virtual_time import VirtualClock, pass_time, virtual_time
 
 _HOLD = """
+import asyncio
 import sys
 from pathlib import Path
-from atlas.adapters.data_dir import DataDirectory
-owned = DataDirectory(Path(sys.argv[1]))
+from atlas.adapters.data_dir import DataDirectory, lock_projector
+directory = Path(sys.argv[1])
+if sys.argv[2:] == ["projector"]:
+    owned = asyncio.run(lock_projector(directory, print))
+else:
+    owned = DataDirectory(directory)
 print("owned", flush=True)
 sys.stdin.read()
 """
@@ -61,6 +75,63 @@ def test_another_process_owns_it_until_it_dies(tmp_path: Path) -> None:
         other.wait()
     with DataDirectory(tmp_path):
         pass
+
+
+def test_roles_share_it_and_nobody_else_has_it(tmp_path: Path) -> None:
+    with (
+        DataDirectory(tmp_path, shared=True),
+        DataDirectory(tmp_path, shared=True),
+        pytest.raises(DataDirectoryInUse, match="in use by process unknown"),
+    ):
+        DataDirectory(tmp_path)
+    with DataDirectory(tmp_path), pytest.raises(DataDirectoryInUse, match=f"process {os.getpid()}"):
+        DataDirectory(tmp_path, shared=True)
+
+
+def test_there_is_one_gateway(tmp_path: Path) -> None:
+    with lock_gateway(tmp_path), pytest.raises(DataDirectoryInUse) as refused:
+        lock_gateway(tmp_path)
+    assert str(refused.value) == f"{tmp_path} as a gateway's is in use by process {os.getpid()}"
+    lock_gateway(tmp_path).close()
+
+
+@virtual_time
+async def test_a_projector_stands_by_until_the_one_before_ends(clock: VirtualClock, tmp_path: Path) -> None:
+    told: list[str] = []
+    first = await lock_projector(tmp_path, told.append)
+    assert told == []
+    waits = [asyncio.ensure_future(lock_projector(tmp_path, told.append)) for _ in range(2)]
+    await pass_time(3600)
+    assert not any(wait.done() for wait in waits)
+    assert told == [f"{tmp_path} as a projector's is in use by process {os.getpid()}"] * 2
+    first.close()
+    await pass_time(LOOK_EVERY_S)
+    [second] = [wait for wait in waits if wait.done()]
+    assert clock.monotonic_s() <= 3600 + LOOK_EVERY_S
+    second.result().close()
+    await pass_time(LOOK_EVERY_S)
+    for wait in waits:
+        wait.result().close()
+
+
+def test_a_projector_takes_over_from_one_that_is_killed(tmp_path: Path) -> None:
+    async def take_over() -> None:
+        told: list[str] = []
+        waiting = asyncio.ensure_future(lock_projector(tmp_path, told.append))
+        await asyncio.sleep(0)
+        assert told == [f"{tmp_path} as a projector's is in use by process {other.pid}"]
+        other.send_signal(signal.SIGKILL)
+        async with asyncio.timeout(10):
+            (await waiting).close()
+
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(tmp_path), "projector"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"owned\n"
+        asyncio.run(take_over())
 
 
 def test_a_refusal_leaves_the_owner_alone(tmp_path: Path) -> None:

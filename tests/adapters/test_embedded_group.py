@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from atlas.adapters.embedded_group import BEAT_EVERY_S, SESSION_TIMEOUT_S
+from atlas.adapters.embedded_group import BEAT_EVERY_S, SESSION_TIMEOUT_S, EmbeddedMember
 from atlas.adapters.embedded_log import EmbeddedLog
 from atlas.core.errors import StaleWriter
-from atlas.ports.log import TopicPartition
+from atlas.ports.log import Member, TopicPartition
 from tests.virtual_time import VirtualClock, pass_time, settle, virtual_time
 
 ALL = frozenset(range(4))
@@ -22,6 +22,11 @@ async def opened(path: Path, clock: VirtualClock) -> EmbeddedLog:
     return log
 
 
+def beat(member: Member, beating: bool) -> None:
+    assert isinstance(member, EmbeddedMember)
+    member.beating = beating
+
+
 @virtual_time
 async def test_a_silent_member_loses_its_partitions_after_its_session(
     clock: VirtualClock, tmp_path: Path
@@ -31,7 +36,7 @@ async def test_a_silent_member_loses_its_partitions_after_its_session(
     await settle()
     held = paused.assignment()
     assert len(held) == 2
-    paused.beating = False
+    beat(paused, False)
     silent_since_s = clock.monotonic_s()
     await pass_time(SESSION_TIMEOUT_S - 1)
     assert (paused.assignment(), len(other.assignment())) == (held, 2)
@@ -50,7 +55,7 @@ async def test_who_was_given_up_cannot_commit_and_does_not_know_it(
     paused, other = await log.join("g", "t"), await log.join("g", "t")
     await settle()
     held = paused.assignment()
-    paused.beating = False
+    beat(paused, False)
     await pass_time(SESSION_TIMEOUT_S + 2 * BEAT_EVERY_S)
     await other.commit(dict.fromkeys(ALL, 50))
     assert paused.assignment() == held  # nobody told it: it is paused
@@ -66,9 +71,9 @@ async def test_who_wakes_up_joins_again(clock: VirtualClock, tmp_path: Path) -> 
     log = await opened(tmp_path, clock)
     paused, other = await log.join("g", "t"), await log.join("g", "t")
     await settle()
-    paused.beating = False
+    beat(paused, False)
     await pass_time(SESSION_TIMEOUT_S + 2 * BEAT_EVERY_S)
-    paused.beating = True
+    beat(paused, True)
     await pass_time(BEAT_EVERY_S)
     await settle()
     assert paused.assignment() | other.assignment() == ALL
@@ -83,7 +88,7 @@ async def test_a_lone_silent_member_keeps_what_nobody_else_wants(clock: VirtualC
     log = await opened(tmp_path, clock)
     member = await log.join("g", "t")
     await settle()
-    member.beating = False
+    beat(member, False)
     await pass_time(SESSION_TIMEOUT_S * 3)
     assert member.heartbeat_age_s() >= SESSION_TIMEOUT_S * 3 - BEAT_EVERY_S
     late = await log.join("g", "t")

@@ -12,6 +12,7 @@ from typing import Final
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from atlas.adapters.sqlite_follower import follow_read_model
 from atlas.adapters.sqlite_read_model import SqliteReadModel, open_read_model
 from atlas.core.facts import LIFECYCLE_TOPIC, event_topic
 from atlas.core.ids import event_id
@@ -129,6 +130,35 @@ def changes(events: Iterable[EventState], start: int = 0) -> Changes:
 @asynccontextmanager
 async def opened(path: Path | None, *, threads: bool = False) -> AsyncIterator[SqliteReadModel]:
     store = await open_read_model(path, inline=not threads)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+class Deployment(SqliteReadModel):
+    """A projector's read model, and another process's that follows the file: one writes, one is read."""
+
+    def __init__(self, writer: SqliteReadModel, reader: SqliteReadModel) -> None:
+        super().__init__(reader._driver)
+        self.writer = writer
+
+    async def apply(self, changes: Changes) -> None:
+        await self.writer.apply(changes)
+
+    async def close(self) -> None:
+        await super().close()
+        await self.writer.close()
+
+
+@asynccontextmanager
+async def opened_as(kind: str, path: Path) -> AsyncIterator[SqliteReadModel]:
+    """The adapters that the suite runs on: `memory`, `file`, `threads`, `followed`."""
+    if kind != "followed":
+        async with opened(None if kind == "memory" else path, threads=kind == "threads") as store:
+            yield store
+        return
+    store = Deployment(await open_read_model(path), follow_read_model(path))
     try:
         yield store
     finally:

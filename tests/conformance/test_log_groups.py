@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from atlas.core.errors import StaleWriter, UnknownTopic
+from atlas.core.errors import LogUnavailable, StaleWriter, UnknownTopic
 from atlas.ports.log import Member, TopicPartition
 from tests.conformance.log_deployments import AT_ONCE_S, Deployment, on_every_log
 
@@ -129,3 +129,45 @@ async def test_a_commit_of_what_is_not_held_is_refused_whole(d: Deployment) -> N
 async def test_an_unknown_topic_cannot_be_joined(d: Deployment) -> None:
     with pytest.raises(UnknownTopic):
         await d.log.join("group", "nobody")
+    with pytest.raises(UnknownTopic):
+        await d.log.join("group", "nobody", alone=True)
+
+
+@on_every_log
+async def test_who_is_alone_holds_everything_at_once(d: Deployment) -> None:
+    topic = await d.topic(4)
+    sources = [TopicPartition(topic, p) for p in range(4)]
+    killed = await d.log.join("group", topic, alone=True)  # it never leaves
+    assert killed.assignment() == frozenset(range(4))
+    await killed.commit({0: 3})
+    member = await d.log.join("group", topic, alone=True)
+    assert member.id != killed.id
+    assert member.assignment() == frozenset(range(4))
+    assert member.heartbeat_age_s() < member.session_timeout_s
+    await member.commit({0: 7, 3: 9})
+    await member.commit({})
+    with pytest.raises(StaleWriter):
+        await member.commit({4: 1})
+    changed = asyncio.create_task(member.assignment_changed(member.assignment()))
+    await asyncio.sleep(0)
+    assert not changed.done()
+    await member.leave()
+    assert await changed == member.assignment() == frozenset()
+    with pytest.raises(StaleWriter):
+        await member.commit({0: 100})
+    await d.reopen()
+    assert [await d.log.committed("group", source) for source in sources] == [7, None, None, 9]
+
+
+@on_every_log
+async def test_who_is_alone_does_not_overwrite_what_a_group_stores(d: Deployment) -> None:
+    topic = await d.topic(2)
+    member, alone = await d.log.join("group", topic), await d.log.join("group", topic, alone=True)
+    await settled([member], 2)
+    with pytest.raises(LogUnavailable):
+        await alone.commit({0: 5})
+    await member.commit({0: 1})
+    await member.leave()
+    await alone.commit({1: 6})
+    stored = [await d.log.committed("group", TopicPartition(topic, p)) for p in range(2)]
+    assert stored == [1, 6]

@@ -26,6 +26,7 @@ from tests.conformance.read_model_samples import (
     everything,
     lifecycle,
     opened,
+    opened_as,
     parked,
     retrying,
     source_of,
@@ -34,10 +35,9 @@ from tests.conformance.read_model_samples import (
 from tests.virtual_time import VirtualClock, pass_time, settle, virtual_time
 
 
-@pytest.fixture(params=["memory", "file", "threads"])
+@pytest.fixture(params=["memory", "file", "threads", "followed"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqliteReadModel]:
-    path = None if request.param == "memory" else tmp_path / "read_model.db"
-    async with opened(path, threads=request.param == "threads") as store:
+    async with opened_as(request.param, tmp_path / "read_model.db") as store:
         yield store
 
 

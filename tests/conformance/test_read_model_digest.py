@@ -23,16 +23,16 @@ from tests.conformance.read_model_samples import (
     events,
     lifecycle,
     opened,
+    opened_as,
     retrying,
     source_of,
     with_routes,
 )
 
 
-@pytest.fixture(params=["memory", "file", "threads"])
+@pytest.fixture(params=["memory", "file", "threads", "followed"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqliteReadModel]:
-    path = None if request.param == "memory" else tmp_path / "read_model.db"
-    async with opened(path, threads=request.param == "threads") as store:
+    async with opened_as(request.param, tmp_path / "read_model.db") as store:
         yield store
 
 

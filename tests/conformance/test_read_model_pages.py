@@ -28,16 +28,16 @@ from tests.conformance.read_model_samples import (
     events,
     everything,
     opened,
+    opened_as,
     page_of,
     queries,
     retrying,
 )
 
 
-@pytest.fixture(params=["memory", "threads"])
+@pytest.fixture(params=["memory", "threads", "followed"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqliteReadModel]:
-    path = None if request.param == "memory" else tmp_path / "read_model.db"
-    async with opened(path, threads=path is not None) as store:
+    async with opened_as(request.param, tmp_path / "read_model.db") as store:
         yield store
 
 

@@ -11,16 +11,14 @@ import pytest
 from msgspec.structs import replace
 
 from atlas.adapters import sqlite_pages, sqlite_queries, sqlite_writes
-from atlas.adapters.sqlite_driver import AiosqliteDriver, InlineDriver, SqliteDriver, corruption_marker
-from atlas.adapters.sqlite_read_model import SqliteReadModel, open_read_model
-from atlas.adapters.sqlite_schema import SCHEMA_VERSION
+from atlas.adapters.sqlite_driver import AiosqliteDriver, InlineDriver, SqliteDriver
+from atlas.adapters.sqlite_read_model import SqliteReadModel
 from atlas.core.errors import StoreUnavailable
 from atlas.ports.read_model import Changes, Trim
 from tests.conformance.read_model_samples import (
     NOW_MS,
     attempt,
     changes,
-    delivered,
     event,
     everything,
     lifecycle,
@@ -29,137 +27,12 @@ from tests.conformance.read_model_samples import (
     source_of,
 )
 
-
-def put(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-
-
-def spoil(path: Path) -> None:
-    """Damage all but the first page, which holds the header."""
-    content = path.read_bytes()
-    path.write_bytes(content[:4096] + b"\xa5" * (len(content) - 4096))
-
-
 BOTH = pytest.mark.parametrize("threads", [False, True])
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "read_model.db"
-
-
-# -- the file
-
-
-@BOTH
-async def test_a_file_is_kept_as_it_was(path: Path, threads: bool) -> None:
-    async with opened(path, threads=threads) as store:
-        await store.apply(changes([event(1, delivered())]))
-        before = await store.progress(), await store.digest()
-    async with opened(path, threads=threads) as store:
-        assert store.made_anew is None
-        assert (await store.progress(), await store.digest()) == before
-        await store.apply(changes([event(2)], 1))
-
-
-async def test_every_new_store_is_another_incarnation(path: Path) -> None:
-    async with opened(path) as one, opened(None) as other:
-        assert (await one.progress()).incarnation != (await other.progress()).incarnation
-
-
-@BOTH
-@pytest.mark.parametrize(
-    "rubbish", [b"not a database at all" * 100, b"SQLite format 3\x00" + b"\xff" * 9_000]
-)
-async def test_a_damaged_file_is_made_anew(path: Path, threads: bool, rubbish: bytes) -> None:
-    put(path, rubbish)
-    put(path.with_name(path.name + "-wal"), rubbish)
-    async with opened(path, threads=threads) as store:
-        assert store.made_anew
-        assert (await store.progress()).positions == {}
-        await store.apply(changes([event(1)]))
-    async with opened(path, threads=threads) as store:
-        assert store.made_anew is None
-        assert await store.get(event(1).key) == event(1)
-
-
-@BOTH
-@pytest.mark.parametrize("version", [0, SCHEMA_VERSION ^ 2])
-async def test_a_file_of_another_version_is_made_anew(path: Path, threads: bool, version: int) -> None:
-    async with opened(path, threads=threads) as store:
-        await store.apply(changes([event(1)]))
-        incarnation = (await store.progress()).incarnation
-    connection = sqlite3.connect(path)
-    connection.execute(f"PRAGMA user_version = {version}")
-    connection.close()
-    async with opened(path, threads=threads) as store:
-        assert store.made_anew == f"schema version {version}, not {SCHEMA_VERSION}"
-        progress = await store.progress()
-        assert progress.positions == {}
-        assert progress.incarnation != incarnation
-
-
-@BOTH
-async def test_damage_found_while_open_makes_the_file_anew_at_the_next_start(
-    path: Path, threads: bool
-) -> None:
-    async with opened(path, threads=threads) as store:
-        await store.apply(changes([event(number, delivered()) for number in range(500)]))
-    spoil(path)
-    store = await open_read_model(path, inline=not threads)
-    assert store.made_anew is None
-    with pytest.raises(StoreUnavailable):
-        await store.digest()
-    await store.close()
-    assert corruption_marker(path).exists()
-    async with opened(path, threads=threads) as store:
-        assert store.made_anew
-        assert not corruption_marker(path).exists()
-        assert await store.get(event(1).key) is None
-
-
-@BOTH
-async def test_a_path_that_cannot_be_opened_is_unavailable_and_left_alone(
-    tmp_path: Path, threads: bool
-) -> None:
-    with pytest.raises(StoreUnavailable):  # a directory
-        await open_read_model(tmp_path, inline=not threads)
-
-
-@BOTH
-async def test_a_full_disk_refuses_batches_until_there_is_room(path: Path, threads: bool) -> None:
-    def limit_pages(connection: sqlite3.Connection) -> None:
-        [pages] = connection.execute("PRAGMA page_count").fetchone()
-        connection.execute(f"PRAGMA max_page_count = {pages + 2}")
-
-    async with opened(path, threads=threads) as store:
-        await store.apply(changes([event(1)]))
-        await store._driver.write(limit_pages)
-        before = await store.progress(), await store.digest()
-        many = [event(number, delivered(), scope=("ws_new", "live")) for number in range(2_000)]
-        for _ in range(2):
-            with pytest.raises(StoreUnavailable):
-                await store.apply(changes(many, 1))
-        assert (await store.progress(), await store.digest()) == before
-        await store._driver.write(lambda connection: connection.execute("PRAGMA max_page_count = 1000000"))
-        await store.apply(changes(many, 1))
-        assert await store.get(many[-1].key) == many[-1]
-
-
-@BOTH
-async def test_a_writer_elsewhere_is_waited_for_within_bounds(
-    path: Path, threads: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("atlas.adapters.sqlite_driver.BUSY_TIMEOUT_S", 0.05)
-    async with opened(path, threads=threads) as store:
-        other = sqlite3.connect(path, isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreUnavailable, match="locked"):
-            await store.apply(changes([event(1)]))
-        assert await store.get(event(1).key) is None  # readers do not wait
-        other.execute("ROLLBACK")
-        other.close()
-        await store.apply(changes([event(1)]))
 
 
 # -- threads

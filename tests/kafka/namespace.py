@@ -53,8 +53,8 @@ class NamespacedLog:
     async def delete_records(self, source: TopicPartition, before_offset: int) -> None:
         await self._log.delete_records(self._in(source), before_offset)
 
-    async def join(self, group: str, topic: str) -> Member:
-        return await self._log.join(self._prefix + group, self._prefix + topic)
+    async def join(self, group: str, topic: str, alone: bool = False) -> Member:
+        return await self._log.join(self._prefix + group, self._prefix + topic, alone)
 
     async def committed(self, group: str, source: TopicPartition) -> int | None:
         return await self._log.committed(self._prefix + group, self._in(source))
