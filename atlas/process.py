@@ -123,11 +123,8 @@ class Atlas:
 
     def __init__(self, options: Options, world: World, beneath: Beneath, metrics: Metrics) -> None:
         self.options, self.world, self.metrics = options, world, metrics
-        self.log, self.read_model, self._open_acceptor = (
-            beneath.log,
-            beneath.read_model,
-            beneath.open_acceptor,
-        )
+        self.log, self.read_model, self.sender = beneath.log, beneath.read_model, beneath.sender
+        self._secret_box, self._open_acceptor = beneath.secret_box, beneath.open_acceptor
         self._acceptor: KeepingAcceptor | None = None
         self.app: Any = None
         self.registry = Registry(self.log, world.clock)

@@ -232,7 +232,8 @@ class Projector:
             for record in batch.records:
                 try:
                     event = event_in(record.value, record.headers, name)
-                    events.append(accepted(event, *batch.source, record.offset))
+                    if event is not None:
+                        events.append(accepted(event, *batch.source, record.offset))
                 except Poison as poison:
                     quarantined.append(self._quarantine(batch.source, record.offset, poison))
         return events

@@ -290,6 +290,7 @@ class Chaos:
             for record in await sim.records(source) if name else ():
                 assert name is not None
                 event = event_in(record.value, record.headers, name)
+                assert event is not None
                 states[event.id] = accepted(event, *source, record.offset)
         ended: dict[tuple[str, str], int] = {}
         twice: list[DeliveryParked] = []

@@ -51,6 +51,13 @@ class KeyBuckets:
             self._create(number)
         insert(self._db, f"idempotency_{self.numbers[-1]}", _COLUMNS, rows)
 
+    def put_back(self, row: tuple[bytes, bytes, bytes], taken_ms: int) -> None:
+        """Take a key, free now, that was taken at that time: it lives no longer than it would have."""
+        number = taken_ms // BUCKET_MS
+        if number not in self.numbers:
+            self._create(number)
+        insert(self._db, f"idempotency_{number}", _COLUMNS, [row])
+
     def over(self, now_ms: int) -> int | None:
         """The oldest table, when all of it is past its time."""
         if not self.numbers or (self.numbers[0] + 1) * BUCKET_MS + KEY_LIFETIME_MS > now_ms:
@@ -80,4 +87,4 @@ class KeyBuckets:
             " response BLOB NOT NULL)"
         )
         self._db.execute(f"CREATE UNIQUE INDEX idempotency_{number}_key ON idempotency_{number} (dedup_key)")
-        self.numbers = [*self.numbers, number]
+        self.numbers = sorted([*self.numbers, number])

@@ -9,6 +9,10 @@ with an earlier process or after a failure, is in doubt: `kafka_fence` shuts tha
 partition, then looks for the record. Found, the key is taken with its old answer; not found, it is free.
 Doubt is resolved before payloads are compared. Events without a key are never sent again.
 
+Before the first keyed event the index is brought up to the log (`kafka_recovery`). Until that is done,
+and once another gateway has opened an index of its own (`kafka_standing`), keyed events are refused; others
+go on.
+
 A call goes on when its caller gives up: only the waiting has a deadline.
 """
 
@@ -17,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -28,6 +33,8 @@ from atlas.adapters.kafka_index import KeyIndex, Reservation, Taken
 from atlas.adapters.kafka_index_thread import IndexThread
 from atlas.adapters.kafka_log import KafkaLog
 from atlas.adapters.kafka_producer import DEADLINE_S, Owner
+from atlas.adapters.kafka_recovery import Recovery
+from atlas.adapters.kafka_standing import ProducerLog, Standing
 from atlas.core.errors import LogUnavailable
 from atlas.ports.acceptor import Candidate, Outcome, Verdict
 from atlas.ports.clock import Clock
@@ -92,8 +99,11 @@ class _Call:
 class KafkaAcceptor:
     """See the module. Make one with `open`; one process owns the index."""
 
-    def __init__(self, log: KafkaLog, index: IndexThread) -> None:
+    def __init__(self, log: KafkaLog, index: IndexThread, control: ProducerLog, clock: Clock) -> None:
         self._log, self._index = log, index
+        self._standing = Standing(log, index, control)
+        recovery = Recovery(log, index, control, self._standing, clock)
+        self._recovering = asyncio.create_task(recovery.run(), name="bring the key index up to the log")
         self._doubts = Doubts(log, index)
         self._claims: dict[bytes, _Claim] = {}
         self._noted: dict[TopicPartition, int] = {}
@@ -101,8 +111,11 @@ class KafkaAcceptor:
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, log: KafkaLog, path: Path, clock: Clock) -> Self:
-        """Open or create the index at `path`, and begin to resolve what an earlier process left in doubt.
+    async def open(cls, log: KafkaLog, path: Path, clock: Clock, control: ProducerLog) -> Self:
+        """Open or create the index at `path`, and begin to bring it up to the log.
+
+        Args:
+            control: folded up to its end as of now, or later.
 
         Raises:
             LogUnavailable: the file cannot be opened.
@@ -111,20 +124,31 @@ class KafkaAcceptor:
             index = KeyIndex(path, clock.now_ms)
         except sqlite3.Error as error:
             raise LogUnavailable(f"the key index cannot be opened: {error}") from error
-        acceptor = cls(log, IndexThread(index))
+        acceptor = cls(log, IndexThread(index), control, clock)
         for doubt in index.doubts():
             acceptor._doubts.resolve_at_last(doubt)
         return acceptor
+
+    def not_ready(self) -> str | None:
+        """Why keyed events are refused now, with how far it is; None when they are taken."""
+        return self._standing.not_ready()
+
+    async def recovered(self) -> None:
+        """Wait until the index is up to the log; `not_ready` tells whether it is, or is superseded."""
+        await asyncio.wait([self._recovering])
 
     async def accept(self, candidates: Sequence[Candidate]) -> list[Outcome]:
         self._check_open()
         for source in {TopicPartition(one.topic, one.partition) for one in candidates}:
             await self._log.require(source)
         self._check_open()
+        if any(one.dedup_key is not None for one in candidates):
+            self._standing.check()
         return await self._bounded(self._decide(candidates))
 
     async def find(self, dedup_key: bytes, payload_hash: bytes) -> Outcome | None:
         self._check_open()
+        self._standing.check()
         taken = await self._bounded(self._find(dedup_key))
         return None if taken is None else _outcome(taken, payload_hash)
 
@@ -150,7 +174,11 @@ class KafkaAcceptor:
             task.cancel()
         if self._calls:
             await asyncio.wait([*self._calls])
+        self._recovering.cancel()
+        await asyncio.wait([self._recovering])
         await self._doubts.close()
+        with suppress(LogUnavailable):  # then the next opening fences what this one cannot tell of
+            await self._standing.rest()
         await self._index.close()
 
     # -- one call -----------------------------------------------------------------------------
@@ -180,7 +208,7 @@ class KafkaAcceptor:
         """Reserve the call's own keys that are free; decide the claims of those that are taken."""
         if not call.own:
             return
-        owner = await self._log.producer.owner()
+        owner = await self._standing.owner()
         await self._note_ends({call.source(index) for index in call.own})
         left = {index: self._reservation(call, index, owner) for index in call.own}
         while left:
@@ -239,17 +267,20 @@ class KafkaAcceptor:
             await self._index.run(partial(KeyIndex.release, rows=rows))
             return error
         self._noted[source] = max(self._noted.get(source, 0), offset + len(group))
+        self._standing.passed(source, offset + len(group))
         call.landed.update(group)
         if rows:
             claims = [call.own[index] for index in group if index in call.reserved]
             for claim, row in zip(claims, rows, strict=True):
                 claim.decide(Taken(row.payload_hash, row.response))
             self._start(self._take(rows, claims), self._calls)
+        elif self._standing.write_is_due:
+            self._start(self._standing.write(), self._calls)
         return None
 
     async def _take(self, rows: Sequence[Reservation], claims: Sequence[_Claim]) -> None:
         try:
-            await self._index.run(partial(KeyIndex.take, rows=rows))
+            await self._index.run(partial(KeyIndex.take, rows=rows, positions=self._standing.to_write()))
         finally:
             for claim in claims:
                 self._forget(claim)

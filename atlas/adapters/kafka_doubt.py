@@ -14,7 +14,7 @@ from atlas.adapters.kafka_index import KeyIndex, Reservation
 from atlas.adapters.kafka_index_thread import IndexThread
 from atlas.adapters.kafka_log import KafkaLog
 from atlas.adapters.kafka_producer import Owner
-from atlas.core.errors import LogError, UnknownTopic
+from atlas.core.errors import LogError
 from atlas.ports.log import TopicPartition
 
 #: Between two tries while the log is away.
@@ -77,12 +77,9 @@ class Doubts:
         if not await self._reserved(owner, source):
             return
         found: set[bytes] = set()
-        try:
-            end_offset = await fence(self._log.cluster, owner, source)
-        except UnknownTopic:  # deleted, with whatever landed there
-            rows = await self._reserved(owner, source)
-        else:
-            rows = await self._reserved(owner, source)
+        end_offset = (await fence(self._log.cluster, owner, [source])).get(source)
+        rows = await self._reserved(owner, source)
+        if end_offset is not None:  # else it was deleted, with whatever landed there
             first_offset = min((row.noted_offset for row in rows), default=end_offset)
             found = await landed(self._log, source, {row.digest for row in rows}, first_offset, end_offset)
         await self._index.run(partial(KeyIndex.settle, rows=rows, landed=found))

@@ -8,35 +8,30 @@ before that record.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Final
 
-from aiokafka.errors import KafkaError
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from atlas.adapters.kafka_cluster import Cluster
-from atlas.adapters.kafka_errors import is_passing, raise_code, within
+from atlas.adapters.kafka_cluster import Answer, Cluster, by_topic
+from atlas.adapters.kafka_errors import within
 from atlas.adapters.kafka_offsets import END, list_offsets
 from atlas.adapters.kafka_producer import Owner
-from atlas.adapters.kafka_settings import BACKOFF_S, REQUEST_TIMEOUT_S
-from atlas.core.errors import UnknownTopic
-from atlas.core.facts import SCHEMA_HEADER
+from atlas.adapters.kafka_settings import REQUEST_TIMEOUT_S
+from atlas.core.facts import FENCE_SCHEMA, SCHEMA_HEADER
 from atlas.ports.log import Log, NewRecord, Record, TopicPartition
 
-FENCE_SCHEMA: Final = b"atlas.fence/1"
 FENCE_DEADLINE_S: Final = 10.0
 #: Reading what lies between: bounded, and begun anew by whoever asks next.
 SCAN_DEADLINE_S: Final = 60.0
 DIGEST_BYTES: Final = 16
 _ALL: Final = -1
 _BATCH_BYTES_MAX: Final = 4_096
-#: The leader has seen this fence already, or a newer one (Kafka protocol guide, "Error codes").
-_DUPLICATE_SEQUENCE: Final = 46
-_OLD_EPOCH: Final = 47
-_REQUEST_TIMED_OUT: Final = 7
+#: The leader has seen this fence already, or a newer one: DUPLICATE_SEQUENCE_NUMBER and
+#: INVALID_PRODUCER_EPOCH (Kafka protocol guide, "Error codes").
+_SHUT_OUT: Final = {46, 47}
 
 
 def digest(record: NewRecord | Record) -> bytes:
@@ -47,30 +42,31 @@ def digest(record: NewRecord | Record) -> bytes:
     return made.digest()
 
 
-async def fence(cluster: Cluster, owner: Owner, source: TopicPartition) -> int:
-    """Shut that producer out of the partition; everything it ever wrote lies below the offset returned.
+async def fence(
+    cluster: Cluster, owner: Owner, sources: Iterable[TopicPartition]
+) -> dict[TopicPartition, int]:
+    """Shut that producer out of the partitions; everything it ever wrote lies below the offsets returned.
+
+    Partitions that are not there are left out.
 
     Raises:
-        LogUnavailable: it is not known to be shut out.
-        UnknownTopic: the partition is not there.
+        LogUnavailable: it is not known to be shut out of each.
     """
-    request = ProduceRequest(None, _ALL, int(REQUEST_TIMEOUT_S * 1_000), _batch(owner, source))
+
+    def build(own: list[TopicPartition]) -> ProduceRequest:
+        rows = by_topic((source, (batch,)) for source in own)
+        return ProduceRequest(None, _ALL, int(REQUEST_TIMEOUT_S * 1_000), rows)
+
+    def parse(response: Any) -> Iterator[Answer[None]]:
+        for topic, partitions in response.topics:
+            for partition, code, *_ in partitions:
+                yield TopicPartition(topic, partition), 0 if code in _SHUT_OUT else code, None
+
+    batch = _batch(owner)
     async with within(FENCE_DEADLINE_S, "a producer could not be fenced"):
-        while True:
-            leaders = await cluster.by_leader([source])
-            if not leaders and await cluster.partitions(source.topic) <= source.partition:
-                raise UnknownTopic(f"no partition {source}")
-            for node in leaders:
-                code = await _produce(cluster, node, request)
-                if code in {0, _DUPLICATE_SEQUENCE, _OLD_EPOCH}:
-                    ends = await list_offsets(cluster, [source], END)
-                    if source in ends:
-                        return ends[source] or 0
-                elif is_passing(code):
-                    cluster.forget(source.topic)
-                else:
-                    raise_code(code)
-            await asyncio.sleep(BACKOFF_S)
+        fenced = await cluster.ask_leaders(sources, build, parse)
+        ends = await list_offsets(cluster, fenced, END)
+    return {source: end for source, end in ends.items() if end is not None}
 
 
 async def landed(
@@ -95,18 +91,7 @@ async def landed(
     return found
 
 
-async def _produce(cluster: Cluster, node: int, request: Any) -> int:
-    try:
-        response = await cluster.send(node, request)
-    except KafkaError as error:
-        if not error.retriable:
-            raise
-        return _REQUEST_TIMED_OUT
-    [(_, [(_, code, *_)])] = response.topics
-    return int(code)
-
-
-def _batch(owner: Owner, source: TopicPartition) -> list[tuple[str, list[tuple[int, bytes]]]]:
+def _batch(owner: Owner) -> bytes:
     """One record with the producer's next epoch: its first there, so its sequence starts at 0."""
     builder = DefaultRecordBatchBuilder(
         magic=2,
@@ -119,4 +104,4 @@ def _batch(owner: Owner, source: TopicPartition) -> list[tuple[str, list[tuple[i
     )
     value = b'{"type":"log.fence","producer_id":%d,"epoch":%d}' % (owner.producer_id, owner.epoch + 1)
     builder.append(0, None, b"fence", value, [(SCHEMA_HEADER, FENCE_SCHEMA)])
-    return [(source.topic, [(source.partition, bytes(builder.build()))])]
+    return bytes(builder.build())

@@ -3,14 +3,19 @@
 A key is reserved before its record is sent, in the name of the producer incarnation that sends it, and taken
 once the record is known to be in the log. A reservation that outlives its owner is in doubt. Keys taken lie
 in `embedded_keys`' tables, dropped a whole one at a time; reservations in a small table of their own.
+
+Two more tables tell whether the file is whole (`kafka_standing`, `kafka_recovery`): the producers that it
+knows, and those of them that can send nothing keyed any more; and for each partition the position below which
+every keyed record is here, taken or reserved.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -28,6 +33,14 @@ CREATE TABLE IF NOT EXISTS reservation (
     producer_id INTEGER NOT NULL, epoch INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS reservation_by_owner ON reservation (producer_id, epoch, topic, partition);
+CREATE TABLE IF NOT EXISTS owner (
+    producer_id INTEGER NOT NULL, epoch INTEGER NOT NULL, is_over INTEGER NOT NULL,
+    PRIMARY KEY (producer_id, epoch)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS position (
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, next_offset INTEGER NOT NULL,
+    PRIMARY KEY (topic, partition)
+) WITHOUT ROWID;
 """
 _COLUMNS: Final = (
     "dedup_key", "payload_hash", "response", "digest", "topic", "partition", "noted_offset", "producer_id",
@@ -59,6 +72,15 @@ class Taken(msgspec.Struct, frozen=True, gc=False):
 
     payload_hash: bytes
     response: bytes
+
+
+class Restored(msgspec.Struct, frozen=True, gc=False):
+    """A key that a record in the log was accepted with, at that time."""
+
+    dedup_key: bytes
+    payload_hash: bytes
+    response: bytes
+    received_ms: int
 
 
 class KeyIndex:
@@ -102,8 +124,11 @@ class KeyIndex:
         insert(self._db, "reservation", _COLUMNS, free)
         return known
 
-    def take(self, rows: Sequence[Reservation]) -> None:
-        """Their records are in the log."""
+    def take(
+        self, rows: Sequence[Reservation], positions: Mapping[TopicPartition, int] = MappingProxyType({})
+    ) -> None:
+        """Their records are in the log; positions move."""
+        self.advance(positions)
         held = self._held(rows)
         self.release(held)
         self._buckets.add([(row.dedup_key, row.payload_hash, row.response) for row in held], self._now_ms())
@@ -130,6 +155,58 @@ class KeyIndex:
         where = "WHERE producer_id = ? AND epoch = ? AND topic = ? AND partition = ?"
         return [_reservation(row) for row in self._db.execute(f"{_SELECT} {where}", (*owner, *source))]
 
+    def open_owner(self, owner: Owner) -> None:
+        """This producer may send keyed records from now on."""
+        self._db.execute("INSERT OR IGNORE INTO owner VALUES (?, ?, 0)", owner)
+
+    def owners_over(self) -> set[Owner]:
+        """Producers that can send nothing any more whose key is not here."""
+        return {Owner(*row) for row in self._db.execute(f"{_SELECT_OWNERS} WHERE is_over")}
+
+    def end_owners(self, owners: Collection[Owner]) -> None:
+        """All that these have sent is here, and they send no more; of others that are over nobody asks."""
+        self._db.execute("DELETE FROM owner WHERE is_over")
+        self._db.executemany("INSERT OR REPLACE INTO owner VALUES (?, ?, 1)", owners)
+
+    def rest(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Nothing is on its way: producers without reservations are over."""
+        self.advance(positions)
+        held = (owner for owner, _ in self.doubts())
+        over = {Owner(*row) for row in self._db.execute(_SELECT_OWNERS)}.difference(held)
+        self._db.executemany("UPDATE owner SET is_over = 1 WHERE producer_id = ? AND epoch = ?", over)
+
+    def positions(self) -> dict[TopicPartition, int]:
+        """Of each partition: every keyed record below is here."""
+        rows = self._db.execute("SELECT topic, partition, next_offset FROM position")
+        return {TopicPartition(*row[:2]): row[2] for row in rows}
+
+    def advance(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Move positions."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO position VALUES (?, ?, ?)",
+            [(*source, next_offset) for source, next_offset in positions.items()],
+        )
+
+    def restore(self, rows: Iterable[Restored], positions: Mapping[TopicPartition, int]) -> int:
+        """Take what the log says is taken and is not so here; the first record of a key counts.
+
+        Returns:
+            How many keys there were.
+        """
+        first: dict[bytes, Restored] = {}
+        for row in rows:
+            first.setdefault(row.dedup_key, row)
+        known = self.find([*first])
+        lacking = [row for row in first.values() if not isinstance(known.get(row.dedup_key), Taken)]
+        # Whoever reserved it, for whatever record: the log has decided.
+        self._db.executemany(
+            "DELETE FROM reservation WHERE dedup_key = ?", [(row.dedup_key,) for row in lacking]
+        )
+        for row in lacking:
+            self._buckets.put_back((row.dedup_key, row.payload_hash, row.response), row.received_ms)
+        self.advance(positions)
+        return len(lacking)
+
     def expire_step(self) -> bool:
         """Drop some keys whose time is over; False when there are none."""
         number = self._buckets.over(self._now_ms())
@@ -152,6 +229,7 @@ class KeyIndex:
         return held
 
 
+_SELECT_OWNERS: Final = "SELECT producer_id, epoch FROM owner"
 _SELECT: Final = f"SELECT {','.join(_COLUMNS)} FROM reservation"  # noqa: S608  # our own names
 
 

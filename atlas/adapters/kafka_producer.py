@@ -128,6 +128,11 @@ class KafkaProducer:
         """
         return _owner(await self._current())
 
+    @property
+    def current(self) -> Owner | None:
+        """The incarnation that sends now, if there is one just now."""
+        return None if self._producer is None else _owner(self._producer)
+
     def give_up(self, owner: Owner) -> None:
         """Send nothing more through this incarnation."""
         if self._producer is not None and _owner(self._producer) == owner:

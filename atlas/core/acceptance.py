@@ -16,11 +16,11 @@ from msgspec import Struct
 
 from atlas.core.entities import Scope, Stream
 from atlas.core.facts import EventRecord, encode
-from atlas.core.ids import ENTROPY_BYTES, dedup_key, event_id
+from atlas.core.ids import ENTROPY_BYTES, dedup_key, event_id, id_time_ms
 from atlas.core.lifecycle import ACCEPTED, QUEUED
 from atlas.core.murmur2 import partition_for
 from atlas.core.requests import CheckedEvent
-from atlas.core.strict_json import payload_hash
+from atlas.core.strict_json import PAYLOAD_HASH_BYTES, payload_hash
 from atlas.core.timestamps import format_ms
 
 #: Keys that clients send: the header of a single POST, `idempotency_key` of a batch's item.
@@ -124,11 +124,26 @@ def accept(
         control_offset=now.control_offset,
     )
     record_key = (event.ordering_key or identifier).encode()
-    return Acceptance(partition_for(record_key, now.shards), record_key, encode(record), _response(record))
+    return Acceptance(partition_for(record_key, now.shards), record_key, encode(record), response_to(record))
 
 
-def _response(record: EventRecord) -> bytes:
-    """The body of the 202 (reference, "Send an event")."""
+def key_of(record: EventRecord) -> Key | None:
+    """The key that a record was accepted with; None if it had none, or none that `accept` would give it.
+
+    The record does not say which namespace its key was in. The id does: its low bits are the key's.
+    """
+    if record.idempotency_key is None or record.payload_hash is None:
+        return None
+    for namespace in (SENT, DERIVED):
+        key = dedup_key(record.workspace_id, record.environment, namespace, record.idempotency_key)
+        if record.id == event_id(id_time_ms(record.id), key[:ENTROPY_BYTES]):
+            hashed = _from_hex(record.payload_hash)
+            return None if hashed is None else Key(record.idempotency_key, key, hashed)
+    return None
+
+
+def response_to(record: EventRecord) -> bytes:
+    """The body of the 202 (reference, "Send an event"): the same bytes for the record as it is read back."""
     return orjson.dumps(
         {
             "id": record.id,
@@ -142,6 +157,14 @@ def _response(record: EventRecord) -> bytes:
             "routes": [{"workflow_id": target, "status": QUEUED} for target in record.routes],
         }
     )
+
+
+def _from_hex(text: str) -> bytes | None:
+    try:
+        found = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return found if len(found) == PAYLOAD_HASH_BYTES else None
 
 
 def _hash(payload: Mapping[str, object]) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from atlas.core.entities import ApiKey, Quota, Stream, Workflow, Workspace
+from atlas.core.entities import ApiKey, Producer, Quota, Stream, Workflow, Workspace
 from atlas.core.errors import AtlasError
 from atlas.core.limits import TOPICS_MAX_DEFAULT
 
@@ -129,6 +129,12 @@ class DeleteWorkflow(Scoped, frozen=True, kw_only=True, tag="workflow.delete"):
     workflow_id: str
 
 
+class OpenProducer(_Command, frozen=True, kw_only=True, tag="producer.open"):
+    """A producer is about to send keyed events; refused once another index was opened after its own."""
+
+    producer: Producer
+
+
 Command = (
     CreateWorkspace
     | PatchWorkspace
@@ -143,6 +149,7 @@ Command = (
     | DisableWorkflow
     | ReactivateWorkflow
     | DeleteWorkflow
+    | OpenProducer
 )
 encode_command = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Command).decode

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import ChainMap, OrderedDict
 from collections.abc import Callable, MutableMapping
+from itertools import pairwise
 from typing import Final
 
 from msgspec import UNSET, Struct
@@ -25,6 +26,7 @@ from atlas.core.commands import (
     CreateWorkspace,
     DeleteWorkflow,
     DisableWorkflow,
+    OpenProducer,
     PatchStream,
     PatchWorkflow,
     PatchWorkspace,
@@ -37,6 +39,7 @@ from atlas.core.entities import (
     DISABLED,
     ENABLED,
     ApiKey,
+    Producer,
     Scope,
     SealedSecret,
     Stream,
@@ -47,9 +50,13 @@ from atlas.core.errors import ApiError, InvalidRequest
 
 #: Decisions kept for proposers that resend; one waits seconds, this is minutes of the busiest plane.
 DECISIONS_KEPT: Final = 10_000
+#: A producer is forgotten this long after the next was opened: keys live for 24 hours, and no request stays
+#: on its way for a fraction of the rest (a broker closes a silent connection after ten minutes).
+PRODUCERS_KEPT_MS: Final = 26 * 3_600_000
+#: Those before are forgotten: so many are not opened within minutes.
+PRODUCERS_KEPT_MAX: Final = 1_000
 
-
-Entity = Workspace | ApiKey | Stream | Workflow
+Entity = Workspace | ApiKey | Stream | Workflow | Producer
 Decision = Entity | ApiError
 
 
@@ -63,6 +70,7 @@ class ControlState:
         self.streams: dict[Scope, dict[str, Stream]] = {}
         self.workflows: dict[Scope, dict[str, Workflow]] = {}
         self.topics = 0
+        self.producers: tuple[Producer, ...] = ()
         self._decisions: OrderedDict[str, Decision] = OrderedDict()
 
     def decision(self, command_id: str) -> Decision | None:
@@ -96,6 +104,7 @@ class ControlState:
         trial.streams = {scope: dict(self.streams.get(scope, {}))}
         trial.workflows = {scope: dict(self.workflows.get(scope, {}))}
         trial.topics = self.topics
+        trial.producers = self.producers
         decided = trial.apply(command, 0)
         return decided if isinstance(decided, ApiError) else None
 
@@ -325,6 +334,20 @@ def _delete_workflow(state: ControlState, command: DeleteWorkflow, _: int) -> Wo
     return old
 
 
+def _open_producer(state: ControlState, command: OpenProducer, _: int) -> Producer:
+    new, known = command.producer, state.producers
+    if known and known[-1].index != new.index and any(old.index == new.index for old in known):
+        raise ApiError("already_exists", "Another idempotency index has been opened since.")
+    # By the time of those that came next, not its own: a producer may be in use for weeks.
+    kept = [
+        old
+        for old, following in pairwise((*known, new))
+        if new.opened_at_ms - following.opened_at_ms < PRODUCERS_KEPT_MS
+    ]
+    state.producers = (*kept, new)[-PRODUCERS_KEPT_MAX:]
+    return new
+
+
 _HANDLERS: dict[type[Struct], Callable[..., Entity]] = {
     CreateWorkspace: _create_workspace,
     PatchWorkspace: _patch_workspace,
@@ -339,4 +362,5 @@ _HANDLERS: dict[type[Struct], Callable[..., Entity]] = {
     DisableWorkflow: _disable_workflow,
     ReactivateWorkflow: _reactivate_workflow,
     DeleteWorkflow: _delete_workflow,
+    OpenProducer: _open_producer,
 }

@@ -128,6 +128,20 @@ class Workflow(Struct, frozen=True, kw_only=True):
         return (self.workspace_id, self.environment)
 
 
+class Producer(Struct, frozen=True, kw_only=True):
+    """Who may send keyed events on Kafka: one incarnation of a producer, as the brokers know it.
+
+    Attributes:
+        index: the opening of the idempotency index in whose name it sends; another at every start.
+        opened_at_ms: when it began, by its gateway's clock.
+    """
+
+    producer_id: int
+    epoch: int
+    index: str
+    opened_at_ms: int
+
+
 def secret_context(workspace_id: str, environment: str, target: str) -> str:
     """What a signing secret's ciphertext is bound to."""
     return f"{workspace_id}/{environment}/{target}"

@@ -22,6 +22,8 @@ ENVIRONMENTS: Final = ("live", "test")
 SCHEMA_HEADER: Final = "atlas-schema"
 EVENT_SCHEMA: Final = b"atlas.event/1"
 LIFECYCLE_SCHEMA: Final = b"atlas.lifecycle/1"
+#: Between events: shuts a producer that is gone out of a partition. Nothing for readers.
+FENCE_SCHEMA: Final = b"atlas.fence/1"
 CONTROL_SCHEMA: Final = b"atlas.control/1"
 
 #: Key of `shard.claimed` and `shard.checkpoint` records: lets an owner watch its partition for

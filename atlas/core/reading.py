@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
 
 from atlas.core.errors import AtlasError
 from atlas.core.facts import (
     EVENT_SCHEMA,
+    FENCE_SCHEMA,
     LIFECYCLE_SCHEMA,
     SCHEMA_HEADER,
     EventRecord,
@@ -20,7 +21,7 @@ from atlas.core.facts import (
 from atlas.core.ids import id_time_ms, is_id
 from atlas.core.timestamps import format_ms
 
-Headers = Iterable[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes]]
 
 
 class Poison(AtlasError):
@@ -30,17 +31,23 @@ class Poison(AtlasError):
 def _checked(value: bytes | None, headers: Headers, schema: bytes) -> bytes:
     if value is None:
         raise Poison("tombstone")
-    if next((text for name, text in headers if name == SCHEMA_HEADER), None) != schema:
+    if _schema_in(headers) != schema:
         raise Poison("unknown schema")
     return value
 
 
-def event_in(value: bytes | None, headers: Headers, topic: TopicName) -> EventRecord:
-    """The event that a record of `topic` holds.
+def _schema_in(headers: Headers) -> bytes | None:
+    return next((text for name, text in headers if name == SCHEMA_HEADER), None)
+
+
+def event_in(value: bytes | None, headers: Headers, topic: TopicName) -> EventRecord | None:
+    """The event that a record of `topic` holds; None for what lies there and is none of a reader's business.
 
     Raises:
         Poison: it holds none that this version can take, or one that belongs to another topic.
     """
+    if value is not None and _schema_in(headers) == FENCE_SCHEMA:
+        return None
     try:
         event: EventRecord = decode_event(_checked(value, headers, EVENT_SCHEMA))
     except (msgspec.DecodeError, ValueError) as error:

@@ -258,6 +258,8 @@ class ShardOwner:
         for record in batch.records:
             try:
                 event = event_in(record.value, record.headers, name or TopicName("", "", ""))
+                if event is None:
+                    continue
                 self._first_of_its_id(event.id, topic, record.offset)
             except Poison:
                 self._services.metrics.quarantined.labels(GROUP).inc()

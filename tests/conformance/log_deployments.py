@@ -24,6 +24,7 @@ from atlas.adapters.system_clock import SystemClock
 from atlas.ports.acceptor import Acceptor
 from atlas.ports.clock import Clock
 from atlas.ports.log import Batch, Log, NewRecord, Reader, Record, TopicPartition
+from tests.kafka.control import Control
 from tests.kafka.namespace import NamespacedLog
 from tests.kafka_broker import shared_broker
 from tests.virtual_time import VirtualClock, pass_time, run_virtual
@@ -128,8 +129,12 @@ class Kafka(Deployment):
 
     async def open(self) -> None:
         log = await KafkaLog.open(self._settings, self.clock)
-        acceptor = await KafkaAcceptor.open(log, self.directory / "keys.db", self.clock)
-        self.log = NamespacedLog(log, self._name, acceptor)
+        names = NamespacedLog(log, self._name)
+        control = await Control.open(names, self.clock)
+        path = self.directory / "keys.db"
+        acceptor = await KafkaAcceptor.open(log, path, self.clock, control.producers)
+        await acceptor.recovered()
+        self.log = names.accepting(acceptor, control)
 
     async def tick(self) -> None:
         before = self.clock.now_ms()

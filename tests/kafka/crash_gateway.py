@@ -14,12 +14,15 @@ from atlas.adapters.kafka_log import KafkaLog
 from atlas.adapters.kafka_settings import KafkaSettings
 from atlas.adapters.system_clock import SystemClock
 from tests.conformance.test_acceptor import candidate
+from tests.kafka.control import Control
 
 
 async def main(bootstrap: str, index: str, topic: str, response: str) -> None:
     clock = SystemClock()
     log = await KafkaLog.open(KafkaSettings(bootstrap=bootstrap), clock)
-    acceptor = await KafkaAcceptor.open(log, Path(index), clock)
+    control = await Control.open(log, clock)
+    acceptor = await KafkaAcceptor.open(log, Path(index), clock, control.producers)
+    await acceptor.recovered()
     outcome = await acceptor.accept([candidate(topic, "k", "payload", response)])
     sys.stdout.write(f"{outcome}\n")
     sys.stdout.flush()

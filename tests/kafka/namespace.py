@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
 
 import msgspec
 
 from atlas.adapters.kafka_acceptor import KafkaAcceptor
 from atlas.ports.acceptor import Candidate, Outcome
 from atlas.ports.log import Batch, Log, Member, NewRecord, Reader, Record, TopicPartition
+from tests.kafka.control import Control
 
 
 class NamespacedLog:
     """The same log with `prefix` before every topic and group."""
 
-    def __init__(self, log: Log, prefix: str, acceptor: KafkaAcceptor | None = None) -> None:
-        self._log, self._prefix, self._acceptor = log, prefix, acceptor
+    def __init__(self, log: Log, prefix: str) -> None:
+        self._log, self._prefix = log, prefix
+        self._acceptor: KafkaAcceptor | None = None
+        self._control: Control | None = None
+
+    def accepting(self, acceptor: KafkaAcceptor, control: Control) -> Self:
+        """Be the acceptor's port too; they are closed with it."""
+        self._acceptor, self._control = acceptor, control
+        return self
 
     def _in(self, source: TopicPartition) -> TopicPartition:
         return TopicPartition(self._prefix + source.topic, source.partition)
@@ -65,6 +74,8 @@ class NamespacedLog:
     async def close(self) -> None:
         if self._acceptor is not None:
             await self._acceptor.close()
+        if self._control is not None:
+            await self._control.close()
         await self._log.close()
 
     async def accept(self, candidates: Sequence[Candidate]) -> list[Outcome]:

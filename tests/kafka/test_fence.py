@@ -13,18 +13,19 @@ from pathlib import Path
 import pytest
 
 from atlas.adapters.kafka_acceptor import KafkaAcceptor
-from atlas.adapters.kafka_fence import FENCE_SCHEMA, digest, fence
+from atlas.adapters.kafka_fence import digest, fence
 from atlas.adapters.kafka_index import KeyIndex
 from atlas.adapters.kafka_log import KafkaLog
 from atlas.adapters.kafka_settings import KafkaSettings
 from atlas.adapters.system_clock import SystemClock
 from atlas.core.errors import LogUnavailable
-from atlas.core.facts import SCHEMA_HEADER
+from atlas.core.facts import FENCE_SCHEMA, SCHEMA_HEADER
 from atlas.ports.acceptor import Candidate, Outcome, Verdict
 from atlas.ports.log import NewRecord, TopicPartition
 from scripts.kafka_lib.broker import Broker
 from tests.conformance.log_deployments import AT_ONCE_S, read_all
 from tests.conformance.test_acceptor import CONFLICT, appended, candidate, key, replayed
+from tests.kafka.control import Control
 from tests.kafka.produce_proxy import ProduceProxy, proxied, two_ports
 from tests.kafka_broker import own_broker
 from tests.processes import STOP_MAX_S
@@ -51,7 +52,7 @@ class Site:
         return subprocess.Popen([*command, *arguments], cwd=ROOT, stdout=subprocess.PIPE)
 
     async def dies_with_its_produce_on_the_wire(self) -> None:
-        self.proxy.hold()
+        self.proxy.hold(self.topic)
         gateway = self.first_gateway()
         try:
             async with asyncio.timeout(AT_ONCE_S * 2):
@@ -71,11 +72,15 @@ class Site:
 
     @asynccontextmanager
     async def second_gateway(self) -> AsyncIterator[KafkaAcceptor]:
-        acceptor = await KafkaAcceptor.open(self.log, self.index, SystemClock())
+        clock = SystemClock()
+        control = await Control.open(self.log, clock)
+        acceptor = await KafkaAcceptor.open(self.log, self.index, clock, control.producers)
         try:
+            await acceptor.recovered()
             yield acceptor
         finally:
             await acceptor.close()
+            await control.close()
 
     async def events(self) -> list[bytes | None]:
         """What the topic holds besides fences."""
@@ -149,8 +154,8 @@ async def test_a_fence_repeated_is_as_good_as_one(site: Site) -> None:
     index = KeyIndex(site.index, lambda: 0)
     [(owner, source)] = index.doubts()
     index.close()
-    ends = [await fence(site.log.cluster, owner, source) for _ in range(3)]
-    assert ends == [1, 1, 1]
+    ends = [await fence(site.log.cluster, owner, [source]) for _ in range(3)]
+    assert ends == [{source: 1}] * 3
     async with site.second_gateway() as gateway:
         assert await gateway.find(key("k"), b"") is None
         assert await gateway.accept([again(site)]) == [appended(again(site))]

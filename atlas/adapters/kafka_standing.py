@@ -1,0 +1,160 @@
+"""Whether a gateway on Kafka may take keyed events, and as which producer (design section 7).
+
+The idempotency index is a file, and a file can be lost, copied, or put back from a copy. The log tells: every
+producer is written into the control log before it sends anything keyed, in the name of the opening of the
+index that it sends for. So whoever opens an index later knows every producer whose records it may lack
+(`kafka_recovery`); and whoever reads of a later opening knows that its own index has been superseded, and
+takes no keyed event any more. It would know nothing of the keys that the other one takes.
+
+Below a partition's *position* every keyed record is in the index, taken or reserved. It moves with what this
+gateway's announced producer appends: the next gateway fences that producer in each partition before it takes
+a key, so an append that came through lies before anything the other one sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import Final, Protocol
+
+from atlas.adapters.kafka_index import KeyIndex
+from atlas.adapters.kafka_index_thread import IndexThread
+from atlas.adapters.kafka_log import KafkaLog
+from atlas.adapters.kafka_producer import Owner
+from atlas.core.entities import Producer
+from atlas.core.errors import LogUnavailable
+from atlas.ports.log import TopicPartition
+
+#: Positions are written with the keys taken, and without any this often: a crash has the rest read again.
+WRITE_POSITIONS_EVERY_S: Final = 5.0
+
+_SUPERSEDED: Final = (
+    "another gateway has opened an idempotency index of its own since: "
+    "two without a common index would take a key twice"
+)
+
+
+class ProducerLog(Protocol):
+    """What the control log knows of producers."""
+
+    async def announce(self, producer_id: int, epoch: int, index: str) -> None:
+        """Write the producer down. What `producers` and `topics` give then reaches at least up to there.
+
+        Refused when another index was opened after the first producer of this one.
+
+        Raises:
+            LogUnavailable: refused, or not known to be written.
+        """
+
+    def producers(self) -> Sequence[Producer]:
+        """Those opened in the last 24 hours and the one before, in the order of the log."""
+
+    def topics(self) -> Collection[str]:
+        """Every event topic there is.
+
+        No event is accepted for a topic before `producers` knows as much of the log as whoever accepts it:
+        whoever opened an index before the topic was made is then known.
+        """
+
+
+class Standing:
+    """One opening of the index.
+
+    Attributes:
+        name: of this opening.
+        lacking: why the index cannot be relied on yet; None once it can.
+    """
+
+    def __init__(self, log: KafkaLog, index: IndexThread, control: ProducerLog) -> None:
+        self._log, self._index, self._control = log, index, control
+        self.name = uuid.uuid4().hex
+        self.lacking: str | None = "the idempotency index has not been compared with the log yet"
+        self._announced: list[Owner] = []
+        self._announcing = asyncio.Lock()
+        self._passed: dict[TopicPartition, int] = {}
+        self._written_s = asyncio.get_running_loop().time()
+
+    @property
+    def superseded(self) -> bool:
+        """Whether another index was opened after this one."""
+        producers = self._control.producers()
+        return bool(self._announced) and (not producers or producers[-1].index != self.name)
+
+    def not_ready(self) -> str | None:
+        """Why keyed events are not taken now; None when they are."""
+        return _SUPERSEDED if self.superseded else self.lacking
+
+    def check(self) -> None:
+        """Refuse a keyed event while it cannot be judged.
+
+        Raises:
+            LogUnavailable: with the reason.
+        """
+        reason = self.not_ready()
+        if reason is not None:
+            raise LogUnavailable(reason)
+
+    async def owner(self) -> Owner:
+        """The producer that sends now, announced.
+
+        Raises:
+            LogUnavailable: there is none, or it must send nothing keyed.
+        """
+        owner = await self.announced()
+        self.check()
+        return owner
+
+    async def announced(self) -> Owner:
+        """The producer that sends now, in the index and in the control log, in this order.
+
+        The other way about a crash in between would look like a lost index.
+
+        Raises:
+            LogUnavailable: there is none, or it could not be announced.
+        """
+        async with self._announcing:
+            owner = await self._log.producer.owner()
+            if owner not in self._announced[-1:]:
+                await self._index.run(partial(KeyIndex.open_owner, owner=owner))
+                await self._control.announce(*owner, self.name)
+                self._announced.append(owner)
+        return owner
+
+    # -- positions ----------------------------------------------------------------------------
+
+    def passed(self, source: TopicPartition, next_offset: int) -> None:
+        """An append was acknowledged up to there."""
+        sending = self._log.producer.current
+        if sending is not None and sending in self._announced[-1:] and self.not_ready() is None:
+            self._passed[source] = max(self._passed.get(source, 0), next_offset)
+
+    def to_write(self) -> dict[TopicPartition, int]:
+        """Positions to be written with the next transaction; they count as written from now on."""
+        passed, self._passed = self._passed, {}
+        self._written_s = asyncio.get_running_loop().time()
+        return passed
+
+    @property
+    def write_is_due(self) -> bool:
+        """Whether positions have not been written for long."""
+        age_s = asyncio.get_running_loop().time() - self._written_s
+        return bool(self._passed) and age_s >= WRITE_POSITIONS_EVERY_S
+
+    async def write(self) -> None:
+        """Write the positions.
+
+        Raises:
+            LogUnavailable: they are not written: more is read again after a crash.
+        """
+        await self._index.run(partial(KeyIndex.advance, positions=self.to_write()))
+
+    async def rest(self) -> None:
+        """Nothing is on its way any more: write down that these producers are over.
+
+        But not one that left a doubt behind, nor when the index is not known to be whole: then the next
+        opening fences it. So a copy made while a gateway ran is known for what it is.
+        """
+        if self.lacking is None:
+            await self._index.run(partial(KeyIndex.rest, positions=self.to_write()))
