@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from atlas.core.commands import Command
 from atlas.core.control import Decision
-from atlas.core.entities import Workflow
+from atlas.core.entities import Target
 from atlas.core.facts import LIFECYCLE_TOPIC
 from atlas.ports.log import Member
 from atlas.runtime.engine import Engine
@@ -161,7 +161,7 @@ class Deliverer:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _folded(self, command: Command, decision: Decision) -> None:
-        if isinstance(decision, Workflow):
+        if isinstance(decision, Target):
             self._services.engine.target_changed(decision.scope, decision.id)
             for owner in self.owners():
                 owner.waiting.target_changed(decision.scope, decision.id)

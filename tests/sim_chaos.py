@@ -9,12 +9,12 @@ from pathlib import Path
 from atlas.adapters.embedded_group import SESSION_TIMEOUT_S
 from atlas.adapters.sqlite_read_model import open_read_model
 from atlas.core.commands import (
-    DeleteWorkflow,
-    DisableWorkflow,
+    DeleteTarget,
+    DisableTarget,
     PatchStream,
-    PatchWorkflow,
-    ReactivateWorkflow,
-    RotateWorkflowSecret,
+    PatchTarget,
+    ReactivateTarget,
+    RotateSecret,
 )
 from atlas.core.entities import ENABLED, Workflow, secret_context
 from atlas.core.facts import (
@@ -180,17 +180,17 @@ class Chaos:
         sim, chance = self.sim, self.chance
         match which:
             case "disable":
-                await sim.registry.propose(DisableWorkflow(**sim.scoped(target), reason="requested"))
+                await sim.registry.propose(DisableTarget(**sim.scoped(target), reason="requested"))
             case "reactivate":
-                await sim.registry.propose(ReactivateWorkflow(**sim.scoped(target)))
+                await sim.registry.propose(ReactivateTarget(**sim.scoped(target)))
             case "delete":
-                await sim.registry.propose(DeleteWorkflow(**sim.scoped(target)))
+                await sim.registry.propose(DeleteTarget(**sim.scoped(target)))
                 await self.route()
             case "create":
                 await sim.workflow(target, retry_schedule_seconds=SCHEDULE_S)
                 await self.route()
             case "patch":
-                patch = PatchWorkflow(
+                patch = PatchTarget(
                     **sim.scoped(target),
                     url=chance.choice([f"http://{target}", f"http://{target}/other"]),
                     timeout_ms=chance.choice([100, 5_000]),
@@ -201,7 +201,7 @@ class Chaos:
                 await sim.registry.propose(patch)
             case "rotate":
                 sealed = sim.box.seal(SECRET, secret_context(*SCOPE, target))
-                rotate = RotateWorkflowSecret(
+                rotate = RotateSecret(
                     **sim.scoped(target), sealed=sealed, old_ends_at_ms=sim.clock.now_ms() + 10_000
                 )
                 await sim.registry.propose(rotate)

@@ -19,7 +19,7 @@ from atlas.adapters.aes_secret_box import AesSecretBox
 from atlas.adapters.embedded_log import EmbeddedLog
 from atlas.adapters.sqlite_read_model import open_read_model
 from atlas.core import acceptance
-from atlas.core.commands import CreateStream, CreateWorkflow, CreateWorkspace
+from atlas.core.commands import CreateStream, CreateTarget, CreateWorkspace
 from atlas.core.entities import SealedSecret, Stream, Workflow, Workspace, secret_context
 from atlas.core.facts import (
     CONTROL_TOPIC,
@@ -177,7 +177,7 @@ class Simulation:
     def scoped(self, target: str) -> dict[str, Any]:
         """What a command about a workflow carries."""
         return {
-            **self.command(), "workspace_id": SCOPE[0], "environment": SCOPE[1], "workflow_id": target,
+            **self.command(), "workspace_id": SCOPE[0], "environment": SCOPE[1], "target_id": target,
         }  # fmt: skip
 
     async def workflow(self, target: str, **fields: Any) -> Workflow:
@@ -192,7 +192,7 @@ class Simulation:
             created_at_ms=self.clock.now_ms(),
             **fields,
         )
-        found = await self.registry.propose(CreateWorkflow(**self.command(), workflow=made))
+        found = await self.registry.propose(CreateTarget(**self.command(), target=made))
         assert isinstance(found, Workflow)
         return found
 

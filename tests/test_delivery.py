@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 from pathlib import Path
 
-from atlas.core.commands import DeleteWorkflow, DisableWorkflow, ReactivateWorkflow
+from atlas.core.commands import DeleteTarget, DisableTarget, ReactivateTarget
 from atlas.core.facts import DeliveryParked, DeliveryStarted
 from atlas.core.retry import DEFAULT_SCHEDULE_S, JITTER
 from atlas.ports.sender import DeliveryResult
@@ -153,14 +153,14 @@ async def test_a_410_fails_the_route_and_disables_the_target(clock: VirtualClock
         await sim.until_status([waiting], "failed", 5)
         route = (await sim.event(waiting)).routes[0]
         assert (route.error_code, route.attempt) == ("target_disabled", 1)
-        workflow = sim.registry.state.workflow(SCOPE, "wf_a")
+        workflow = sim.registry.state.target(SCOPE, "wf_a")
         assert (workflow.status, workflow.disabled_reason) == ("disabled", "gone")
         assert workflow.disabled_at_ms is not None
         (new,) = await sim.accept("orders")
         await sim.until_status([new], "failed", 5)
         route = (await sim.event(new)).routes[0]
         assert (route.error_code, route.attempt) == ("target_disabled", 0)
-        await sim.registry.propose(ReactivateWorkflow(**sim.scoped("wf_a")))
+        await sim.registry.propose(ReactivateTarget(**sim.scoped("wf_a")))
         sim.sender.targets["http://wf_a"] = answer_ok
         (again,) = await sim.accept("orders")
         await sim.until_status([again], "delivered", 5)
@@ -179,9 +179,9 @@ async def test_disabled_and_deleted_targets_end_their_open_routes(
         sim.process()
         ids = await sim.accept("orders", 50)
         await sim.until_status(ids, "retried")
-        disable = DisableWorkflow(**sim.scoped("wf_a"), reason="requested")
+        disable = DisableTarget(**sim.scoped("wf_a"), reason="requested")
         await sim.registry.propose(disable)
-        await sim.registry.propose(DeleteWorkflow(**sim.scoped("wf_b")))
+        await sim.registry.propose(DeleteTarget(**sim.scoped("wf_b")))
         await sim.until_status(ids, "failed", 5)
         for event_id in ids:
             routes = (await sim.event(event_id)).routes

@@ -255,11 +255,11 @@ async def test_a_410_disables_its_target_also_when_the_log_is_away(
         sim.sender.targets["http://wf_a"] = gone
         ids = await sim.accept("orders", 30)
         await pass_time(30)
-        assert sim.registry.state.workflow(SCOPE, "wf_a").status == "enabled"
+        assert sim.registry.state.target(SCOPE, "wf_a").status == "enabled"
         sim.faults.heal()
         sim.sender.targets["http://wf_a"] = answer_gone
         await pass_time(10)
-        assert sim.registry.state.workflow(SCOPE, "wf_a").disabled_reason == "gone"
+        assert sim.registry.state.target(SCOPE, "wf_a").disabled_reason == "gone"
         await sim.until_status(ids, "failed", 10)
 
 

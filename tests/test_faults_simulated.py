@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from atlas.adapters.aes_secret_box import AesSecretBox
-from atlas.core.commands import CreateWorkflow
+from atlas.core.commands import CreateTarget
 from atlas.core.entities import SealedSecret, Workflow, secret_context
 from atlas.ports.sender import DeliveryResult
 from atlas.runtime.attempt import NOT_MADE
@@ -36,7 +36,7 @@ async def test_a_secret_that_does_not_open_is_a_failed_attempt(clock: VirtualClo
             max_in_flight=1,
             retry_schedule_seconds=(1,),
         )
-        await sim.registry.propose(CreateWorkflow(**sim.command(), workflow=locked))
+        await sim.registry.propose(CreateTarget(**sim.command(), target=locked))
         await sim.workflow("wf_a")
         await sim.stream("orders", ["wf_locked", "wf_a"])
         process = sim.process()

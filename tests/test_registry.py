@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from atlas.core.commands import DeleteWorkflow, PatchStream
+from atlas.core.commands import DeleteTarget, PatchStream
 from atlas.core.errors import ApiError
 from atlas.core.facts import CONTROL_TOPIC
 from atlas.ports.log import NewRecord
@@ -68,11 +68,11 @@ async def test_what_is_refused_leaves_no_record(clock: VirtualClock, tmp_path: P
             lambda: sim.stream("orders", []),
             lambda: sim.stream("other", ["wf_missing"]),
             lambda: sim.workflow("wf_a"),
-            lambda: sim.registry.propose(DeleteWorkflow(**sim.scoped("wf_missing"))),
+            lambda: sim.registry.propose(DeleteTarget(**sim.scoped("wf_missing"))),
         ]
         for ask in asked:
             with pytest.raises(ApiError):
                 await ask()
         assert (await sim.log.end_offsets([CONTROL]))[CONTROL] == before
-        await sim.registry.propose(DeleteWorkflow(**sim.scoped("wf_a")))
+        await sim.registry.propose(DeleteTarget(**sim.scoped("wf_a")))
         assert sim.registry.state.streams[SCOPE]["orders"].default_routes == ()

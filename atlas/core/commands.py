@@ -9,9 +9,9 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from atlas.core.entities import ApiKey, Producer, Quota, Stream, Workflow, Workspace
+from atlas.core.entities import ApiKey, Endpoint, Producer, Quota, Stream, Workflow, Workspace
 from atlas.core.errors import AtlasError
-from atlas.core.limits import TOPICS_MAX_DEFAULT
+from atlas.core.limits import ENDPOINTS_MAX, TOPICS_MAX_DEFAULT
 
 
 class UnknownControlFact(AtlasError):
@@ -82,16 +82,22 @@ class ArchiveStream(Scoped, frozen=True, kw_only=True, tag="stream.archive"):
     name: str
 
 
-class CreateWorkflow(_Command, frozen=True, kw_only=True, tag="workflow.create"):
-    """A new delivery target."""
+class CreateTarget(_Command, frozen=True, kw_only=True, tag="target.create"):
+    """A new workflow, or webhook endpoint, judged by `endpoints_max` of its environment."""
 
-    workflow: Workflow
+    target: Workflow | Endpoint
+    endpoints_max: int = ENDPOINTS_MAX
 
 
-class PatchWorkflow(Scoped, frozen=True, kw_only=True, tag="workflow.patch"):
-    """Only the fields present change."""
+class _ToTarget(Scoped, frozen=True, kw_only=True):
+    """About one target, by its id."""
 
-    workflow_id: str
+    target_id: str
+
+
+class PatchTarget(_ToTarget, frozen=True, kw_only=True, tag="target.patch"):
+    """Only the fields present change; the last two are an endpoint's."""
+
     url: str | UnsetType = UNSET
     description: str | UnsetType | None = UNSET
     timeout_ms: int | UnsetType = UNSET
@@ -99,34 +105,30 @@ class PatchWorkflow(Scoped, frozen=True, kw_only=True, tag="workflow.patch"):
     max_in_flight: int | UnsetType = UNSET
     rate_limit_per_second: int | UnsetType | None = UNSET
     headers: dict[str, str] | UnsetType = UNSET
+    event_types: tuple[str, ...] | UnsetType = UNSET
+    streams: tuple[str, ...] | UnsetType | None = UNSET
 
 
-class RotateWorkflowSecret(Scoped, frozen=True, kw_only=True, tag="workflow.rotate_secret"):
+class RotateSecret(_ToTarget, frozen=True, kw_only=True, tag="target.rotate_secret"):
     """A new signing secret; the one before it lives on until `old_ends_at_ms`."""
 
-    workflow_id: str
     sealed: str
     old_ends_at_ms: int
 
 
-class DisableWorkflow(Scoped, frozen=True, kw_only=True, tag="workflow.disable"):
+class DisableTarget(_ToTarget, frozen=True, kw_only=True, tag="target.disable"):
     """Stops deliveries. With `revision` it is ignored if the target has changed since (410)."""
 
-    workflow_id: str
     reason: str
     revision: int | None = None
 
 
-class ReactivateWorkflow(Scoped, frozen=True, kw_only=True, tag="workflow.reactivate"):
+class ReactivateTarget(_ToTarget, frozen=True, kw_only=True, tag="target.reactivate"):
     """Deliveries go on."""
 
-    workflow_id: str
 
-
-class DeleteWorkflow(Scoped, frozen=True, kw_only=True, tag="workflow.delete"):
-    """Gone, also from every `default_routes`."""
-
-    workflow_id: str
+class DeleteTarget(_ToTarget, frozen=True, kw_only=True, tag="target.delete"):
+    """Gone; a workflow also from every `default_routes`."""
 
 
 class OpenProducer(_Command, frozen=True, kw_only=True, tag="producer.open"):
@@ -143,12 +145,12 @@ Command = (
     | CreateStream
     | PatchStream
     | ArchiveStream
-    | CreateWorkflow
-    | PatchWorkflow
-    | RotateWorkflowSecret
-    | DisableWorkflow
-    | ReactivateWorkflow
-    | DeleteWorkflow
+    | CreateTarget
+    | PatchTarget
+    | RotateSecret
+    | DisableTarget
+    | ReactivateTarget
+    | DeleteTarget
     | OpenProducer
 )
 encode_command = msgspec.json.Encoder().encode

@@ -17,31 +17,32 @@ from typing import Final
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
+from atlas.core import control_targets
 from atlas.core.commands import (
     ArchiveStream,
     Command,
     CreateKey,
     CreateStream,
-    CreateWorkflow,
+    CreateTarget,
     CreateWorkspace,
-    DeleteWorkflow,
-    DisableWorkflow,
+    DeleteTarget,
+    DisableTarget,
     OpenProducer,
     PatchStream,
-    PatchWorkflow,
+    PatchTarget,
     PatchWorkspace,
-    ReactivateWorkflow,
+    ReactivateTarget,
     RevokeKey,
-    RotateWorkflowSecret,
+    RotateSecret,
     Scoped,
 )
+from atlas.core.control_targets import AnyTarget, present, scope_named
 from atlas.core.entities import (
-    DISABLED,
-    ENABLED,
+    ENDPOINT_PREFIX,
     ApiKey,
+    Endpoint,
     Producer,
     Scope,
-    SealedSecret,
     Stream,
     Workflow,
     Workspace,
@@ -56,7 +57,7 @@ PRODUCERS_KEPT_MS: Final = 26 * 3_600_000
 #: Those before are forgotten: so many are not opened within minutes.
 PRODUCERS_KEPT_MAX: Final = 1_000
 
-Entity = Workspace | ApiKey | Stream | Workflow | Producer
+Entity = Workspace | ApiKey | Stream | Workflow | Endpoint | Producer
 Decision = Entity | ApiError
 
 
@@ -69,6 +70,7 @@ class ControlState:
         self.keys_by_digest: MutableMapping[str, ApiKey] = {}
         self.streams: dict[Scope, dict[str, Stream]] = {}
         self.workflows: dict[Scope, dict[str, Workflow]] = {}
+        self.endpoints: dict[Scope, dict[str, Endpoint]] = {}
         self.topics = 0
         self.producers: tuple[Producer, ...] = ()
         self._decisions: OrderedDict[str, Decision] = OrderedDict()
@@ -103,6 +105,7 @@ class ControlState:
         trial.keys_by_digest = ChainMap({}, self.keys_by_digest)
         trial.streams = {scope: dict(self.streams.get(scope, {}))}
         trial.workflows = {scope: dict(self.workflows.get(scope, {}))}
+        trial.endpoints = {scope: dict(self.endpoints.get(scope, {}))}
         trial.topics = self.topics
         trial.producers = self.producers
         decided = trial.apply(command, 0)
@@ -124,16 +127,30 @@ class ControlState:
             raise ApiError("stream_not_found", f"No stream {name!r} in this workspace and environment.")
         return found
 
-    def workflow(self, scope: Scope, workflow_id: str) -> Workflow:
-        """A workflow.
+    def target(self, scope: Scope, target_id: str) -> AnyTarget:
+        """A workflow or a webhook endpoint.
 
         Raises:
-            ApiError: workflow_not_found.
+            ApiError: workflow_not_found, endpoint_not_found.
         """
-        found = self.workflows.get(scope, {}).get(workflow_id)
+        found = self.find_target(scope, target_id)
         if found is None:
-            raise ApiError("workflow_not_found", f"No workflow {workflow_id!r} here.")
+            what = "endpoint" if target_id.startswith(ENDPOINT_PREFIX) else "workflow"
+            raise ApiError(f"{what}_not_found", f"No {what} {target_id!r} exists here.")
         return found
+
+    def find_target(self, scope: Scope, target_id: str) -> AnyTarget | None:
+        """The same, or None."""
+        if target_id.startswith(ENDPOINT_PREFIX):
+            return self.endpoints.get(scope, {}).get(target_id)
+        return self.workflows.get(scope, {}).get(target_id)
+
+    def subscribers(self, scope: Scope, outcome_type: str, stream: str) -> tuple[str, ...]:
+        """Ids of the webhook endpoints that are told of such an outcome there."""
+        endpoints = self.endpoints.get(scope)
+        if not endpoints:
+            return ()
+        return tuple(each.id for each in endpoints.values() if each.wants(outcome_type, stream))
 
     def key(self, scope: Scope, key_id: str) -> ApiKey:
         """A key, revoked ones included.
@@ -157,6 +174,17 @@ class ControlState:
             raise ApiError("workspace_not_found", f"No workspace {workspace_id!r}.")
         return found
 
+    def check_streams(self, scope: Scope, streams: tuple[str, ...] | None) -> None:
+        """Refuse to be scoped to streams that do not exist.
+
+        Raises:
+            InvalidRequest: with the path of the first one.
+        """
+        known = self.streams.get(scope, {})
+        for index, name in enumerate(streams or ()):
+            if name not in known:
+                raise InvalidRequest(f"streams.{index}", f"no stream {name!r} exists here")
+
     def check_routes(self, scope: Scope, routes: tuple[str, ...]) -> None:
         """Refuse routes to workflows that do not exist.
 
@@ -169,27 +197,18 @@ class ControlState:
                 raise InvalidRequest(f"default_routes.{index}", f"no workflow {target!r} exists here")
 
 
-def _scope(command: Scoped | ApiKey | Stream | Workflow) -> Scope:
-    return (command.workspace_id, command.environment)
-
-
 def _scope_of(command: Command) -> Scope:
     """The workspace and environment that a command is about; of a workspace itself, none."""
     match command:
         case CreateKey():
-            return _scope(command.key)
+            return scope_named(command.key)
         case CreateStream():
-            return _scope(command.stream)
-        case CreateWorkflow():
-            return _scope(command.workflow)
+            return scope_named(command.stream)
+        case CreateTarget():
+            return scope_named(command.target)
         case Scoped():
-            return _scope(command)
+            return scope_named(command)
     return ("", "")
-
-
-def _present(command: Struct, *fields: str) -> dict[str, object]:
-    values = ((field, getattr(command, field)) for field in fields)
-    return {field: value for field, value in values if value is not UNSET}
 
 
 def _create_workspace(state: ControlState, command: CreateWorkspace, _: int) -> Workspace:
@@ -214,10 +233,8 @@ def _patch_workspace(state: ControlState, command: PatchWorkspace, _: int) -> Wo
 
 
 def _create_key(state: ControlState, command: CreateKey, _: int) -> ApiKey:
-    scope = _scope(command.key)
-    for index, name in enumerate(command.key.streams or ()):
-        if name not in state.streams.get(scope, {}):
-            raise InvalidRequest(f"streams.{index}", f"no stream {name!r} exists here")
+    scope = scope_named(command.key)
+    state.check_streams(scope, command.key.streams)
     if command.replaces is not None:
         old = state.key(scope, command.replaces)
         if not old.is_live(command.at_ms):
@@ -230,14 +247,14 @@ def _create_key(state: ControlState, command: CreateKey, _: int) -> ApiKey:
 
 
 def _revoke_key(state: ControlState, command: RevokeKey, _: int) -> ApiKey:
-    old = state.key(_scope(command), command.key_id)
+    old = state.key(scope_named(command), command.key_id)
     if old.revoked_at_ms is not None:
         return old
     return state.put_key(replace(old, revoked_at_ms=command.at_ms))
 
 
 def _create_stream(state: ControlState, command: CreateStream, _: int) -> Stream:
-    stream, scope = command.stream, _scope(command.stream)
+    stream, scope = command.stream, scope_named(command.stream)
     known = state.streams.setdefault(scope, {})
     if stream.name in known:
         raise ApiError("already_exists", f"A stream {stream.name!r} exists, or has been archived.")
@@ -253,85 +270,20 @@ def _create_stream(state: ControlState, command: CreateStream, _: int) -> Stream
 
 
 def _patch_stream(state: ControlState, command: PatchStream, _: int) -> Stream:
-    scope = _scope(command)
+    scope = scope_named(command)
     old = state.stream(scope, command.name)
     if command.default_routes is not UNSET:
         state.check_routes(scope, command.default_routes)
-    new = replace(old, **_present(command, "description", "retention_days", "default_routes"))
+    new = replace(old, **present(command, "description", "retention_days", "default_routes"))
     state.streams[scope][new.name] = new
     return new
 
 
 def _archive_stream(state: ControlState, command: ArchiveStream, _: int) -> Stream:
-    scope = _scope(command)
+    scope = scope_named(command)
     new = replace(state.stream(scope, command.name), archived_at_ms=command.at_ms)
     state.streams[scope][new.name] = new
     return new
-
-
-def _create_workflow(state: ControlState, command: CreateWorkflow, offset: int) -> Workflow:
-    scope = _scope(command.workflow)
-    known = state.workflows.setdefault(scope, {})
-    if command.workflow.id in known:
-        raise ApiError("already_exists", f"A workflow {command.workflow.id!r} exists.")
-    return _put_workflow(state, command.workflow, offset)
-
-
-def _put_workflow(state: ControlState, workflow: Workflow, offset: int) -> Workflow:
-    new = replace(workflow, revision=offset)
-    state.workflows[new.scope][new.id] = new
-    return new
-
-
-def _patch_workflow(state: ControlState, command: PatchWorkflow, offset: int) -> Workflow:
-    old = state.workflow(_scope(command), command.workflow_id)
-    fields = (
-        "url",
-        "description",
-        "timeout_ms",
-        "retry_schedule_seconds",
-        "max_in_flight",
-        "rate_limit_per_second",
-        "headers",
-    )
-    return _put_workflow(state, replace(old, **_present(command, *fields)), offset)
-
-
-def _rotate_secret(state: ControlState, command: RotateWorkflowSecret, offset: int) -> Workflow:
-    old = state.workflow(_scope(command), command.workflow_id)
-    before = SealedSecret(old.secrets[0].sealed, command.old_ends_at_ms)
-    overlap = (before,) if command.old_ends_at_ms > command.at_ms else ()
-    secrets = (SealedSecret(command.sealed), *overlap)
-    return _put_workflow(state, replace(old, secrets=secrets), offset)
-
-
-def _disable_workflow(state: ControlState, command: DisableWorkflow, offset: int) -> Workflow:
-    old = state.workflow(_scope(command), command.workflow_id)
-    if command.revision is not None and command.revision != old.revision:
-        return old
-    if old.status == DISABLED:
-        return old
-    new = replace(old, status=DISABLED, disabled_reason=command.reason, disabled_at_ms=command.at_ms)
-    return _put_workflow(state, new, offset)
-
-
-def _reactivate_workflow(state: ControlState, command: ReactivateWorkflow, offset: int) -> Workflow:
-    old = state.workflow(_scope(command), command.workflow_id)
-    if old.status == ENABLED:
-        return old
-    new = replace(old, status=ENABLED, disabled_reason=None, disabled_at_ms=None)
-    return _put_workflow(state, new, offset)
-
-
-def _delete_workflow(state: ControlState, command: DeleteWorkflow, _: int) -> Workflow:
-    scope = _scope(command)
-    old = state.workflow(scope, command.workflow_id)
-    del state.workflows[scope][old.id]
-    for name, stream in state.streams.get(scope, {}).items():
-        if old.id in stream.default_routes:
-            routes = tuple(target for target in stream.default_routes if target != old.id)
-            state.streams[scope][name] = replace(stream, default_routes=routes)
-    return old
 
 
 def _open_producer(state: ControlState, command: OpenProducer, _: int) -> Producer:
@@ -356,11 +308,11 @@ _HANDLERS: dict[type[Struct], Callable[..., Entity]] = {
     CreateStream: _create_stream,
     PatchStream: _patch_stream,
     ArchiveStream: _archive_stream,
-    CreateWorkflow: _create_workflow,
-    PatchWorkflow: _patch_workflow,
-    RotateWorkflowSecret: _rotate_secret,
-    DisableWorkflow: _disable_workflow,
-    ReactivateWorkflow: _reactivate_workflow,
-    DeleteWorkflow: _delete_workflow,
+    CreateTarget: control_targets.create,
+    PatchTarget: control_targets.patch,
+    RotateSecret: control_targets.rotate_secret,
+    DisableTarget: control_targets.disable,
+    ReactivateTarget: control_targets.reactivate,
+    DeleteTarget: control_targets.delete,
     OpenProducer: _open_producer,
 }

@@ -1,4 +1,4 @@
-"""What the control fold holds: workspaces, keys, streams, workflows. Frozen; changed by replacement."""
+"""What the control fold holds: workspaces, keys, streams, targets. Frozen; changed by replacement."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from atlas.core.facts import event_topic
+from atlas.core.facts import OUTCOME_TYPES, event_topic
 from atlas.core.retry import DEFAULT_SCHEDULE_S
 
 TIMEOUT_MS_DEFAULT: Final = 5_000
@@ -17,10 +17,13 @@ ENABLED: Final = "enabled"
 DISABLED: Final = "disabled"
 SUSPENDED: Final = "suspended"
 
-#: `disabled_reason` of a workflow that answered 410 Gone.
+#: `disabled_reason` of a target that answered 410 Gone.
 GONE: Final = "gone"
-#: `disabled_reason` of a workflow that somebody disabled.
+#: `disabled_reason` of a target that somebody disabled.
 BY_REQUEST: Final = "requested"
+
+WORKFLOW_PREFIX: Final = "wf_"
+ENDPOINT_PREFIX: Final = "we_"
 
 Scope = tuple[str, str]
 
@@ -102,8 +105,8 @@ class SealedSecret(Struct, frozen=True):
     expires_at_ms: int | None = None
 
 
-class Workflow(Struct, frozen=True, kw_only=True):
-    """A delivery target. `revision` is the offset of the control record that last changed it."""
+class Target(Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """Where Atlas sends to. `revision` is the offset of the control record that last changed it."""
 
     id: str
     workspace_id: str
@@ -126,6 +129,26 @@ class Workflow(Struct, frozen=True, kw_only=True):
     def scope(self) -> Scope:
         """Workspace and environment."""
         return (self.workspace_id, self.environment)
+
+
+class Workflow(Target, frozen=True, kw_only=True, tag="workflow"):
+    """A target of events, named by streams' `default_routes`."""
+
+
+class Endpoint(Target, frozen=True, kw_only=True, tag="webhook_endpoint"):
+    """A target of outcomes.
+
+    Attributes:
+        event_types: the outcomes it is told of.
+        streams: only those of these streams; None: of all.
+    """
+
+    event_types: tuple[str, ...] = OUTCOME_TYPES
+    streams: tuple[str, ...] | None = None
+
+    def wants(self, outcome_type: str, stream: str) -> bool:
+        """Whether it is told of such an outcome there."""
+        return outcome_type in self.event_types and (self.streams is None or stream in self.streams)
 
 
 class Producer(Struct, frozen=True, kw_only=True):

@@ -19,6 +19,12 @@ LIFECYCLE_TOPIC: Final = "atlas.lifecycle"
 CONTROL_TOPIC: Final = "atlas.control"
 ENVIRONMENTS: Final = ("live", "test")
 
+#: What webhook endpoints are told of (reference, "Webhooks").
+EVENT_DELIVERED: Final = "event.delivered"
+EVENT_FAILED: Final = "event.failed"
+EVENT_RETRY_SCHEDULED: Final = "event.retry_scheduled"
+OUTCOME_TYPES: Final = (EVENT_DELIVERED, EVENT_FAILED, EVENT_RETRY_SCHEDULED)
+
 SCHEMA_HEADER: Final = "atlas-schema"
 EVENT_SCHEMA: Final = b"atlas.event/1"
 LIFECYCLE_SCHEMA: Final = b"atlas.lifecycle/1"

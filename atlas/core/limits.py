@@ -6,7 +6,7 @@ why there is one. The same limits as types, for the models of requests, stand at
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
@@ -85,6 +85,9 @@ IN_FLIGHT_MAX: Final = 1_000
 RATE_PER_SECOND_MIN: Final = 1
 RATE_PER_SECOND_MAX: Final = 10_000
 
+# Webhook endpoints. Not in the documents: each outcome is a delivery to every endpoint that wants it.
+ENDPOINTS_MAX: Final = 20
+
 # Keys.
 OVERLAP_S_MAX: Final = 604_800
 OVERLAP_S_DEFAULT: Final = 3_600
@@ -130,6 +133,8 @@ RetryDelayS = Annotated[int, Meta(ge=RETRY_DELAY_S_MIN, le=RETRY_DELAY_S_MAX)]
 RetrySchedule = Annotated[tuple[RetryDelayS, ...], Meta(max_length=RETRIES_MAX)]
 InFlight = Annotated[int, Meta(ge=IN_FLIGHT_MIN, le=IN_FLIGHT_MAX)]
 RatePerSecond = Annotated[int, Meta(ge=RATE_PER_SECOND_MIN, le=RATE_PER_SECOND_MAX)]
+OutcomeType = Literal["event.delivered", "event.failed", "event.retry_scheduled"]
+OutcomeTypes = Annotated[tuple[OutcomeType, ...], Meta(min_length=1, max_length=3)]
 Headers = Annotated[dict[str, str], Meta(max_length=HEADERS_MAX)]
 ActorText = Annotated[str, Meta(max_length=ACTOR_CHARS_MAX)]
 NewWorkflowId = Annotated[str, Meta(pattern=NEW_WORKFLOW_ID_PATTERN)]

@@ -24,6 +24,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from atlas.core import limits
 from atlas.core.entities import MAX_IN_FLIGHT_DEFAULT, TIMEOUT_MS_DEFAULT
 from atlas.core.errors import InvalidRequest
+from atlas.core.facts import OUTCOME_TYPES
 from atlas.core.retry import DEFAULT_SCHEDULE_S
 from atlas.core.strict_json import find_nul
 from atlas.core.targets import check_headers, check_url
@@ -84,8 +85,9 @@ class StreamPatch(_Body, frozen=True, kw_only=True):
     default_routes: limits.DefaultRoutes | UnsetType = UNSET
 
 
-class WorkflowCreate(_Body, frozen=True, kw_only=True):
-    id: limits.NewWorkflowId | None = None
+class TargetCreate(_Body, frozen=True, kw_only=True):
+    """What workflows and webhook endpoints have in common."""
+
     url: str
     description: limits.Description | None = None
     timeout_ms: limits.TimeoutMs = TIMEOUT_MS_DEFAULT
@@ -95,7 +97,18 @@ class WorkflowCreate(_Body, frozen=True, kw_only=True):
     headers: limits.Headers = {}
 
 
-class WorkflowPatch(_Body, frozen=True, kw_only=True):
+class WorkflowCreate(TargetCreate, frozen=True, kw_only=True):
+    id: limits.NewWorkflowId | None = None
+
+
+class EndpointCreate(TargetCreate, frozen=True, kw_only=True):
+    event_types: limits.OutcomeTypes = OUTCOME_TYPES
+    streams: limits.KeyStreams | None = None
+
+
+class TargetPatch(_Body, frozen=True, kw_only=True):
+    """What workflows and webhook endpoints have in common."""
+
     url: str | UnsetType = UNSET
     description: limits.Description | UnsetType | None = UNSET
     timeout_ms: limits.TimeoutMs | UnsetType = UNSET
@@ -103,6 +116,15 @@ class WorkflowPatch(_Body, frozen=True, kw_only=True):
     max_in_flight: limits.InFlight | UnsetType = UNSET
     rate_limit_per_second: limits.RatePerSecond | UnsetType | None = UNSET
     headers: limits.Headers | UnsetType = UNSET
+
+
+class WorkflowPatch(TargetPatch, frozen=True, kw_only=True):
+    pass
+
+
+class EndpointPatch(TargetPatch, frozen=True, kw_only=True):
+    event_types: limits.OutcomeTypes | UnsetType = UNSET
+    streams: limits.KeyStreams | UnsetType | None = UNSET
 
 
 class KeyCreate(_Body, frozen=True, kw_only=True):
@@ -114,7 +136,7 @@ class KeyCreate(_Body, frozen=True, kw_only=True):
 
 
 class RotateRequest(_Body, frozen=True, kw_only=True):
-    """Body of a key's `rotate` and a workflow's `rotate-secret`."""
+    """Body of a key's `rotate` and a target's `rotate-secret`."""
 
     overlap_seconds: limits.OverlapS = limits.OVERLAP_S_DEFAULT
 
@@ -261,8 +283,11 @@ def _check(body: _Body, value: object, at: str) -> None:
     match body:
         case StreamCreate() | StreamPatch():
             _refuse_repeats(body.default_routes, _join(at, "default_routes"))
-        case WorkflowCreate() | WorkflowPatch():
+        case TargetCreate() | TargetPatch():
             _check_target(body, at)
+            if isinstance(body, EndpointCreate | EndpointPatch):
+                _refuse_repeats(body.event_types, _join(at, "event_types"))
+                _refuse_repeats(body.streams or (), _join(at, "streams"))
         case KeyCreate():
             if body.kind == "publishable" and body.streams is None:
                 raise InvalidRequest(_join(at, "streams"), "a publishable key must name its streams")
@@ -271,7 +296,7 @@ def _check(body: _Body, value: object, at: str) -> None:
             pass
 
 
-def _check_target(body: WorkflowCreate | WorkflowPatch, at: str) -> None:
+def _check_target(body: TargetCreate | TargetPatch, at: str) -> None:
     try:
         if body.url is not UNSET:
             check_url(body.url)

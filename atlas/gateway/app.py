@@ -17,7 +17,7 @@ from atlas.gateway.keys import Keys
 from atlas.gateway.operations import Operations, Readiness
 from atlas.gateway.resources import Area, Operation, Resource
 from atlas.gateway.streams import Streams
-from atlas.gateway.workflows import Workflows
+from atlas.gateway.targets import ENDPOINTS, WORKFLOWS, Targets
 from atlas.gateway.workspaces import Workspaces
 from atlas.status.handlers import EventStatus
 
@@ -148,7 +148,7 @@ def _event_resources(ingest: SendsEvents, status: ShowsEvents) -> list[Resource]
 
 
 def _control_resources(services: Services) -> list[Resource]:
-    keys, streams, workflows = Keys(services), Streams(services), Workflows(services)
+    keys, streams = Keys(services), Streams(services)
     list_streams = Operation(streams.list, Access.READ)
     get_stream = Operation(streams.retrieve, Access.READ)
     return [
@@ -160,18 +160,26 @@ def _control_resources(services: Services) -> list[Resource]:
         _at("/v1/api-keys", {"POST": Operation(keys.create), "GET": Operation(keys.list)}),
         _at("/v1/api-keys/{key_id}", {"DELETE": Operation(keys.revoke)}),
         _at("/v1/api-keys/{key_id}/rotate", {"POST": Operation(keys.rotate)}),
-        _at("/v1/workflows", {"POST": Operation(workflows.create), "GET": Operation(workflows.list)}),
+        *_target_resources("/v1/workflows", "workflow_id", Targets(services, WORKFLOWS)),
+        *_target_resources("/v1/webhook-endpoints", "endpoint_id", Targets(services, ENDPOINTS)),
+    ]
+
+
+def _target_resources(path: str, parameter: str, targets: Targets) -> list[Resource]:
+    one = f"{path}/{{{parameter}}}"
+    return [
+        _at(path, {"POST": Operation(targets.create), "GET": Operation(targets.list)}),
         _at(
-            "/v1/workflows/{workflow_id}",
+            one,
             {
-                "GET": Operation(workflows.retrieve),
-                "PATCH": Operation(workflows.patch),
-                "DELETE": Operation(workflows.delete),
+                "GET": Operation(targets.retrieve),
+                "PATCH": Operation(targets.patch),
+                "DELETE": Operation(targets.delete),
             },
         ),
-        _at("/v1/workflows/{workflow_id}/rotate-secret", {"POST": Operation(workflows.rotate_secret)}),
-        _at("/v1/workflows/{workflow_id}/disable", {"POST": Operation(workflows.disable)}),
-        _at("/v1/workflows/{workflow_id}/reactivate", {"POST": Operation(workflows.reactivate)}),
+        _at(f"{one}/rotate-secret", {"POST": Operation(targets.rotate_secret)}),
+        _at(f"{one}/disable", {"POST": Operation(targets.disable)}),
+        _at(f"{one}/reactivate", {"POST": Operation(targets.reactivate)}),
     ]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from atlas.core.entities import ApiKey, Quota, Stream, Workflow, Workspace
+from atlas.core.control_targets import AnyTarget
+from atlas.core.entities import ApiKey, Endpoint, Quota, Stream, Workspace
 from atlas.core.facts import ENVIRONMENTS
 from atlas.core.quota import effective_quota
 from atlas.core.targets import mask_headers
@@ -42,22 +43,26 @@ def key_view(key: ApiKey, secret: str | None = None) -> dict[str, Any]:
     return view if secret is None else {**view, "secret": secret}
 
 
-def workflow_view(workflow: Workflow, secret: str | None = None) -> dict[str, Any]:
-    """A workflow, its headers masked; with its secret only at creation and rotation."""
-    view = {
-        "id": workflow.id,
-        "object": "workflow",
-        "url": workflow.url,
-        "description": workflow.description,
-        "timeout_ms": workflow.timeout_ms,
-        "retry_schedule_seconds": workflow.retry_schedule_seconds,
-        "max_in_flight": workflow.max_in_flight,
-        "rate_limit_per_second": workflow.rate_limit_per_second,
-        "headers": mask_headers(workflow.headers),
-        "status": workflow.status,
-        "disabled_reason": workflow.disabled_reason,
-        "disabled_at": _time(workflow.disabled_at_ms),
-        "created_at": format_ms(workflow.created_at_ms),
+def target_view(target: AnyTarget, secret: str | None = None) -> dict[str, Any]:
+    """A workflow or a webhook endpoint, its headers masked; its secret only at creation and rotation."""
+    view: dict[str, Any] = {
+        "id": target.id,
+        "object": "webhook_endpoint" if isinstance(target, Endpoint) else "workflow",
+        "url": target.url,
+        "description": target.description,
+    }
+    if isinstance(target, Endpoint):
+        view |= {"event_types": target.event_types, "streams": target.streams}
+    view |= {
+        "timeout_ms": target.timeout_ms,
+        "retry_schedule_seconds": target.retry_schedule_seconds,
+        "max_in_flight": target.max_in_flight,
+        "rate_limit_per_second": target.rate_limit_per_second,
+        "headers": mask_headers(target.headers),
+        "status": target.status,
+        "disabled_reason": target.disabled_reason,
+        "disabled_at": _time(target.disabled_at_ms),
+        "created_at": format_ms(target.created_at_ms),
     }
     return view if secret is None else {**view, "secret": secret}
 

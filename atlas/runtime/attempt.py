@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from atlas.core.entities import GONE, Workflow, secret_context
+from atlas.core.entities import GONE, Target, secret_context
 from atlas.core.errors import OffsetOutOfRange
 from atlas.core.facts import (
     DeliveryAttempted,
@@ -109,7 +109,7 @@ class Attempter:
             **_named(work), error=FactError(code, CLOSED_MESSAGES[code]), at_ms=self._clock.now_ms()
         )
 
-    async def attempt(self, work: Work, workflow: Workflow) -> DeliveryAttempted | DeliveryClosed:
+    async def attempt(self, work: Work, to: Target) -> DeliveryAttempted | DeliveryClosed:
         """Make the attempt and return its fact.
 
         Raises:
@@ -126,7 +126,7 @@ class Attempter:
         delivery = delivery_id(work.event_id, work.target, work.replay)
         slow = asyncio.get_running_loop().call_later(STARTED_AFTER_S, self._tell_started, work, started_ms)
         try:
-            request = self._request(work, workflow, record, delivery, started_ms)
+            request = self._request(work, to, record, delivery, started_ms)
             result = await self._sender.send(request)
         except Exception as error:  # a bug, or a secret that does not open: it counts as an attempt
             log_line.error("attempt not made", delivery_id=delivery, exc_info=error)
@@ -134,7 +134,7 @@ class Attempter:
         finally:
             slow.cancel()
         duration_ms = int((self._clock.monotonic_s() - started_s) * 1000)
-        fact = self._outcome(work, workflow, result, started_ms, duration_ms)
+        fact = self._outcome(work, to, result, started_ms, duration_ms)
         self._report(work, delivery, fact)
         return fact
 
@@ -147,27 +147,27 @@ class Attempter:
             return None
 
     def _request(
-        self, work: Work, workflow: Workflow, record: EventRecord, delivery: str, started_ms: int
+        self, work: Work, to: Target, record: EventRecord, delivery: str, started_ms: int
     ) -> DeliveryRequest:
         body = delivery_body(record)
         headers = delivery_headers(
-            self._secrets(workflow, started_ms),
+            self._secrets(to, started_ms),
             delivery,
             work.attempt,
             started_ms // 1000,
             body,
-            workflow.headers,
+            to.headers,
         )
-        return DeliveryRequest(workflow.url, headers, body, workflow.timeout_ms)
+        return DeliveryRequest(to.url, headers, body, to.timeout_ms)
 
-    def _secrets(self, workflow: Workflow, now_ms: int) -> list[str]:
-        live = [s for s in workflow.secrets if s.expires_at_ms is None or now_ms < s.expires_at_ms]
-        return [self._open(secret.sealed, workflow) for secret in live]
+    def _secrets(self, to: Target, now_ms: int) -> list[str]:
+        live = [s for s in to.secrets if s.expires_at_ms is None or now_ms < s.expires_at_ms]
+        return [self._open(secret.sealed, to) for secret in live]
 
-    def _open(self, sealed: str, workflow: Workflow) -> str:
+    def _open(self, sealed: str, to: Target) -> str:
         opened = self._opened.get(sealed)
         if opened is None:
-            context = secret_context(workflow.workspace_id, workflow.environment, workflow.id)
+            context = secret_context(to.workspace_id, to.environment, to.id)
             if len(self._opened) >= _SECRETS_CACHED_MAX:
                 self._opened.clear()
             opened = self._opened[sealed] = self._box.open(sealed, context)
@@ -178,7 +178,7 @@ class Attempter:
         work.owner.started(work, fact)
 
     def _outcome(
-        self, work: Work, workflow: Workflow, result: DeliveryResult, started_ms: int, duration_ms: int
+        self, work: Work, to: Target, result: DeliveryResult, started_ms: int, duration_ms: int
     ) -> DeliveryAttempted:
         completed_ms = started_ms + duration_ms
         outcome, next_ms = DELIVERED, None
@@ -186,7 +186,7 @@ class Attempter:
             delay_ms = None
             if result.error_code != UPSTREAM_GONE:
                 delay_ms = retry_delay_ms(
-                    workflow.retry_schedule_seconds, work.attempt, self._uniform01(), result.retry_after_s
+                    to.retry_schedule_seconds, work.attempt, self._uniform01(), result.retry_after_s
                 )
             outcome = FAILED if delay_ms is None else RETRY_SCHEDULED
             next_ms = None if delay_ms is None else completed_ms + delay_ms

@@ -15,8 +15,8 @@ from typing import Final
 
 import structlog
 
-from atlas.core.commands import DisableWorkflow
-from atlas.core.entities import ENABLED, Scope, Workflow
+from atlas.core.commands import DisableTarget
+from atlas.core.entities import ENABLED, Scope, Target
 from atlas.core.errors import ApiError, LogError, Unavailable
 from atlas.core.facts import DeliveryAttempted, DeliveryClosed, DeliveryFact
 from atlas.core.lifecycle import RETRY_SCHEDULED
@@ -100,8 +100,8 @@ class Lane:
 
     def pump(self) -> None:
         """Start what may start."""
-        workflow = self._engine.workflow(self.scope, self.target)
-        limit = workflow.max_in_flight if workflow else self.in_flight + 1
+        to = self._engine.target(self.scope, self.target)
+        limit = to.max_in_flight if to else self.in_flight + 1
         while self.queue and self.in_flight < limit:
             if self.queue[0].owner.closed or not self._engine.holds(self.queue[0]):
                 self._engine.forget(self._pop())
@@ -109,29 +109,29 @@ class Lane:
             if self.queue[0].owner.expired(self.queue[0]):
                 self._engine.close(self._pop(), PAYLOAD_EXPIRED)
                 continue
-            if workflow is None or workflow.status != ENABLED:
-                code = TARGET_DELETED if workflow is None else TARGET_DISABLED
+            if to is None or to.status != ENABLED:
+                code = TARGET_DELETED if to is None else TARGET_DISABLED
                 self._engine.close(self._pop(), code)
                 continue
-            delay_s = self._wait_s(workflow)
+            delay_s = self._wait_s(to)
             if delay_s > 0:
                 self.pump_in(delay_s)
                 break
             self.in_flight += 1
             self.queue[0].under_way = True
-            self._engine.start(self, self._pop(), workflow)
+            self._engine.start(self, self._pop(), to)
         if self.spilled and self.low():
             self._engine.wants_refill(self)
 
-    def _wait_s(self, workflow: Workflow) -> float:
+    def _wait_s(self, to: Target) -> float:
         if self._engine.draining or not self.queue[0].owner.may_start():
             return _STARVED_S
-        if workflow.rate_limit_per_second is None:
+        if to.rate_limit_per_second is None:
             return 0.0
         now_s = self._engine.clock.monotonic_s()
         if now_s < self._next_start_s:
             return self._next_start_s - now_s
-        self._next_start_s = max(now_s, self._next_start_s) + 1 / workflow.rate_limit_per_second
+        self._next_start_s = max(now_s, self._next_start_s) + 1 / to.rate_limit_per_second
         return 0.0
 
     def _pop(self) -> Work:
@@ -188,9 +188,9 @@ class Engine:
             lane = self._lanes[key] = Lane(self, key)
         return lane
 
-    def workflow(self, scope: Scope, target: str) -> Workflow | None:
+    def target(self, scope: Scope, target: str) -> Target | None:
         """The target as the control fold has it now."""
-        return self._registry.state.workflows.get(scope, {}).get(target)
+        return self._registry.state.find_target(scope, target)
 
     def in_flight(self) -> int:
         """Attempts under way."""
@@ -272,9 +272,9 @@ class Engine:
         for owner in list(lane.spilled):
             owner.refill(lane)
 
-    def start(self, lane: Lane, work: Work, workflow: Workflow) -> None:
+    def start(self, lane: Lane, work: Work, to: Target) -> None:
         """Run an attempt as a task of its own."""
-        task = asyncio.get_running_loop().create_task(self._run(lane, work, workflow))
+        task = asyncio.get_running_loop().create_task(self._run(lane, work, to))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -289,9 +289,9 @@ class Engine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _run(self, lane: Lane, work: Work, workflow: Workflow) -> None:
+    async def _run(self, lane: Lane, work: Work, to: Target) -> None:
         try:
-            fact = await self._attempter.attempt(work, workflow)
+            fact = await self._attempter.attempt(work, to)
         except Exception as error:  # nothing is known to have been sent: the same attempt again, later
             if not isinstance(error, LogError):
                 log_line.error("attempt broke off", event_id=work.event_id, exc_info=error)
@@ -307,20 +307,20 @@ class Engine:
             raise
         lane.in_flight -= 1
         self.forget(work)
-        self._finish(work, workflow, fact)
+        self._finish(work, to, fact)
         lane.pump()
 
-    def _finish(self, work: Work, workflow: Workflow, fact: DeliveryAttempted | DeliveryClosed) -> None:
+    def _finish(self, work: Work, to: Target, fact: DeliveryAttempted | DeliveryClosed) -> None:
         facts: Outcome = (fact,)
         if isinstance(fact, DeliveryAttempted) and fact.outcome == RETRY_SCHEDULED:
-            now = self.workflow(work.scope, work.target)
+            now = self.target(work.scope, work.target)
             if now is None or now.status != ENABLED:
                 code = TARGET_DELETED if now is None else TARGET_DISABLED
                 facts = (fact, self._attempter.closed(work, code))
         self._settle(work, facts)
         reason = disables_target(fact)
         if reason is not None:
-            self._disable(workflow, reason)
+            self._disable(to, reason)
 
     def _settle(self, work: Work, facts: Outcome) -> None:
         if not work.owner.closed:
@@ -330,24 +330,24 @@ class Engine:
         if len(self._orphans) > ORPHANS_MAX:
             del self._orphans[next(iter(self._orphans))]
 
-    def _disable(self, workflow: Workflow, reason: str) -> None:
-        now = self.workflow(workflow.scope, workflow.id)
-        if now is None or now.revision != workflow.revision:
+    def _disable(self, to: Target, reason: str) -> None:
+        now = self.target(to.scope, to.id)
+        if now is None or now.revision != to.revision:
             return  # it has changed since: of many that answered 410, the first has disabled it
-        command = DisableWorkflow(
+        command = DisableTarget(
             id=self._new_id(),
             at_ms=self.clock.now_ms(),
-            workspace_id=workflow.workspace_id,
-            environment=workflow.environment,
-            workflow_id=workflow.id,
+            workspace_id=to.workspace_id,
+            environment=to.environment,
+            target_id=to.id,
             reason=reason,
-            revision=workflow.revision,
+            revision=to.revision,
         )
         task = asyncio.get_running_loop().create_task(self._propose(command))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _propose(self, command: DisableWorkflow) -> None:
+    async def _propose(self, command: DisableTarget) -> None:
         """Until it is decided; a proposal that was decided already is decided alike again."""
         tries = 0
         while True:
@@ -358,5 +358,5 @@ class Engine:
                 tries += 1
                 continue
             except ApiError as error:
-                log_line.warning("target not disabled", workflow_id=command.workflow_id, error=error.code)
+                log_line.warning("target not disabled", target=command.target_id, error=error.code)
             return

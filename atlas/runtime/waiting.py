@@ -274,8 +274,8 @@ class WaitingRoutes:
 
     def target_changed(self, scope: tuple[str, str], target: str) -> None:
         """If nothing may be sent there any more, close what waits for it."""
-        workflow, lane = self._engine.workflow(scope, target), (*scope, target)
-        if workflow is not None and workflow.status == ENABLED:
+        to, lane = self._engine.target(scope, target), (*scope, target)
+        if to is not None and to.status == ENABLED:
             return
         if self._owner.epoch >= 0 and lane not in self._closing:  # before the claim: the first look does it
             self._closing.add(lane)
@@ -301,14 +301,14 @@ class WaitingRoutes:
         snapshot = await patiently(
             lambda: self._read_model.waiting_for(shard, scope, target, FOREVER_MS, ROWS_MAX)
         )
-        workflow = self._engine.workflow(scope, target)
-        if workflow is not None and workflow.status == ENABLED:
+        to = self._engine.target(scope, target)
+        if to is not None and to.status == ENABLED:
             return 0, True
         if not self._overlay.admits(snapshot):
             return 0, False
         fresh = self._fresh(snapshot)
         for route in fresh:
-            self._engine.close(self.work(route), TARGET_DISABLED if workflow else TARGET_DELETED)
+            self._engine.close(self.work(route), TARGET_DISABLED if to else TARGET_DELETED)
         return len(fresh), not snapshot.routes and self._covers(snapshot, settled)
 
     # -- snapshots ----------------------------------------------------------------------------

@@ -186,7 +186,7 @@ async def test_header_values_come_back_masked(clock: VirtualClock, tmp_path: Pat
             for value in (b"their-token", b"billing", b"secret-too"):
                 assert value not in answer.body
         assert answers[0].json()["headers"] == {"Authorization": "****", "X-Team": "****"}
-        kept = g.registry.state.workflow((g.workspace_id, "live"), "wf_a")
+        kept = g.registry.state.target((g.workspace_id, "live"), "wf_a")
         assert kept.headers == {**headers, "X-More": "secret-too"}
 
 
@@ -215,7 +215,7 @@ async def test_rotating_the_secret(clock: VirtualClock, tmp_path: Path) -> None:
 
 def _secrets(g: Gateway, workflow_id: str) -> list[tuple[str, int | None]]:
     """What a deliverer would sign with."""
-    workflow = g.registry.state.workflow((g.workspace_id, "live"), workflow_id)
+    workflow = g.registry.state.target((g.workspace_id, "live"), workflow_id)
     context = secret_context(g.workspace_id, "live", workflow_id)
     return [(g.secret_box.open(kept.sealed, context), kept.expires_at_ms) for kept in workflow.secrets]
 

@@ -18,7 +18,7 @@ import orjson
 from msgspec import Struct
 
 from atlas.adapters.embedded_log import EmbeddedLog
-from atlas.core.commands import ArchiveStream, CreateStream, CreateWorkflow, CreateWorkspace, PatchStream
+from atlas.core.commands import ArchiveStream, CreateStream, CreateTarget, CreateWorkspace, PatchStream
 from atlas.core.entities import ApiKey, Quota, SealedSecret, Stream, Workflow, Workspace
 from atlas.core.facts import CONTROL_TOPIC, EventRecord, decode_event
 from atlas.core.ids import IdSource
@@ -113,7 +113,7 @@ class Installation:
             secrets=(SealedSecret("sealed"),),
             created_at_ms=0,
         )
-        await self.registry.propose(CreateWorkflow(id=self._id(), at_ms=0, workflow=made))
+        await self.registry.propose(CreateTarget(id=self._id(), at_ms=0, target=made))
 
     async def stream(
         self,
