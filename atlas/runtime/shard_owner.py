@@ -20,6 +20,7 @@ from atlas.core.errors import LogUnavailable, StaleWriter
 from atlas.core.facts import (
     LIFECYCLE_TOPIC,
     SHARD_KEY,
+    DecidedRoute,
     DeliveryFact,
     DeliveryParked,
     EventRecord,
@@ -94,6 +95,7 @@ class ShardOwner:
         self._waiting = WaitingRoutes(self, services.read_model, services.engine, services.clock)
         self._expired: dict[str, int] = {}
         self._checkpointed: object = None
+        self._to_commit: int | None = None
         self._read_before: dict[str, int] = {}
         self._moved = asyncio.Event()
         self._recent: dict[str, tuple[str, int]] = {}
@@ -244,7 +246,11 @@ class ShardOwner:
         topic = batch.source.topic
         name = parse_event_topic(topic)
         if batch.gap_from is not None and topic in self._fold.next_offsets:
-            log_line.error("records trimmed unread", topic=topic, partition=self.shard, first=batch.gap_from)
+            lost = (batch.records[0].offset if batch.records else batch.next_offset) - batch.gap_from
+            self._services.metrics.lost_records.labels(GROUP).inc(lost)
+            log_line.error(
+                "records trimmed unread", topic=topic, partition=self.shard, first=batch.gap_from, count=lost
+            )
         for record in batch.records:
             try:
                 event = event_in(record.value, record.headers, name or TopicName("", "", ""))
@@ -318,9 +324,13 @@ class ShardOwner:
         known = self._undecided.checkpoint()
         if known is None:
             self._park_slow()
-        if known is None or known == self._checkpointed:
-            return
-        next_offsets, decided = known
+        elif known != self._checkpointed:
+            self._to_commit = await self._write_checkpoint(*known)
+            self._checkpointed = known
+        if self._to_commit is not None:
+            await self._commit(self._to_commit)
+
+    async def _write_checkpoint(self, next_offsets: dict[str, int], decided: tuple[DecidedRoute, ...]) -> int:
         fact = ShardCheckpoint(
             epoch=self.epoch,
             next_offsets=next_offsets,
@@ -330,11 +340,14 @@ class ShardOwner:
         offset = await self._facts.put(fact, SHARD_KEY)
         if self._claimed is not None:
             await self._claimed.passed(offset)  # a fold must not begin with one that is void
-        self._checkpointed = known
+        return offset
+
+    async def _commit(self, offset: int) -> None:
         try:
             await self._member.commit({self.shard: offset})
+            self._to_commit = None
         except LogUnavailable:
-            self._checkpointed = None
+            self._moved.set()  # tried again, also when nothing comes
         except StaleWriter as error:
             raise ClaimLost(f"shard {self.shard} was taken away") from error
 
