@@ -11,8 +11,9 @@ import pytest
 from atlas.adapters.embedded_group import SESSION_TIMEOUT_S
 from atlas.core.errors import UnknownTopic
 from atlas.core.facts import LIFECYCLE_TOPIC, ShardClaimed
+from atlas.ports.log import Batch, TopicPartition
 from atlas.ports.sender import DeliveryResult
-from atlas.runtime.claim_watch import LOOK_EVERY_S
+from atlas.runtime.claim_watch import LOOK_EVERY_S, Claim
 from atlas.runtime.shard_owner import GROUP
 from tests.sim_process import Process
 from tests.simulation import OK, Sent, Simulation, answer_ok
@@ -135,3 +136,19 @@ async def test_a_claim_that_cannot_be_appended_for_good_shows_and_is_tried_again
             await pass_time(2)
             assert set((await process.deliverer.checks()).values()) == {"restarting: UnknownTopic"}
         await sim.until(lambda: all(owner.owned for owner in process.deliverer.owners()), 10)
+
+
+@virtual_time
+async def test_certainty_comes_back_beside_a_flow_that_never_ends(clock: VirtualClock) -> None:
+    """What is read is always a little behind the end: it need only pass the end that was told first."""
+    source = TopicPartition(LIFECYCLE_TOPIC, 0)
+    claim = Claim(source, epoch=9, term=1)
+    end, position = 20, 10
+    for _ in range(5):
+        if claim.doubts(2):
+            claim.asked(2, end)
+        position += 5
+        end += 5
+        claim.read(Batch(source, (), position))
+    assert claim.term == 2
+    claim.release()

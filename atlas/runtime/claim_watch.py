@@ -64,6 +64,10 @@ class Claim:
             self._moved.clear()
             await self._moved.wait()
 
+    def doubts(self, term: int) -> bool:
+        """Whether the log is to be asked. Once a term: beside a steady flow every new end lies further on."""
+        return not self.lost() and self.term != term and (self._asked is None or self._asked[0] != term)
+
     def asked(self, term: int, end: int) -> None:
         """In this term, with the shard held, the log ended here."""
         self._asked = (term, end)
@@ -163,9 +167,7 @@ class ClaimWatch:
         """Where the log ends, for claims that are not certain in the term of now."""
         term = self._member.term
         unsure = [
-            claim
-            for shard, claim in self._claims.items()
-            if not claim.lost() and claim.term != term and self.term(shard) == term
+            claim for shard, claim in self._claims.items() if claim.doubts(term) and self.term(shard) == term
         ]
         if unsure:
             ends = await patiently(lambda: self._log.end_offsets([claim.source for claim in unsure]))
