@@ -13,7 +13,7 @@ from atlas.core.errors import UnknownTopic
 from atlas.core.facts import LIFECYCLE_TOPIC, ShardClaimed
 from atlas.ports.log import Batch, TopicPartition
 from atlas.ports.sender import DeliveryResult
-from atlas.runtime.claim_watch import LOOK_EVERY_S, Claim
+from atlas.runtime.claim_watch import PAUSE_S, Claim
 from atlas.runtime.shard_owner import GROUP
 from tests.sim_process import Process
 from tests.simulation import OK, Sent, Simulation, answer_ok
@@ -80,8 +80,9 @@ async def test_a_rebalance_costs_who_keeps_its_shard_a_look_and_no_claim(
         visitor = await sim.log.join(GROUP, LIFECYCLE_TOPIC)
         await visitor.assignment_changed(frozenset())
         [kept] = {0, 1} - visitor.assignment()
-        await pass_time(LOOK_EVERY_S)
-        [owner] = process.deliverer.owners()
+        [owner] = [owner for owner in process.deliverer.owners() if owner.shard == kept]
+        assert not owner.may_start()
+        await pass_time(PAUSE_S)
         assert owner.may_start()
         assert await claims(sim, kept) == 1
         await visitor.leave()

@@ -23,10 +23,9 @@ from atlas.core.facts import LIFECYCLE_TOPIC, SHARD_KEY, ShardClaimed, decode_li
 from atlas.ports.log import Batch, Log, Member, Reader, Record, TopicPartition
 from atlas.runtime.patience import patiently
 
-#: A new term is noticed after this long at the latest: no attempt starts until then.
-LOOK_EVERY_S: Final = 0.25
-#: Beside a steady flow of facts they are read in portions, this far apart.
+#: Beside a steady flow of facts they are read in portions, this far apart; the log is asked no more often.
 PAUSE_S: Final = 0.05
+_POLL_S: Final = 60.0
 RECORDS_MAX: Final = 5_000
 
 
@@ -108,6 +107,7 @@ class ClaimWatch:
         self._claims: dict[int, Claim] = {}
         self._reader: Reader | None = None
         self._task: asyncio.Task[None] | None = None
+        self._doubted = asyncio.Event()
 
     def term(self, shard: int) -> int | None:
         """The term in which the member holds the shard for certain; None while that is in doubt."""
@@ -116,8 +116,11 @@ class ClaimWatch:
         return member.term if held else None
 
     def certain(self, claim: Claim) -> bool:
-        """Whether nobody else can have claimed the shard."""
-        return claim.term is not None and self.term(claim.source.partition) == claim.term
+        """Whether nobody else can have claimed the shard. If not, it is found out: ask again in a moment."""
+        if claim.term is not None and self.term(claim.source.partition) == claim.term:
+            return True
+        self._doubted.set()
+        return False
 
     def watch(self, shard: int, epoch: int, term: int | None) -> Claim:
         """From the own claim on.
@@ -150,18 +153,27 @@ class ClaimWatch:
 
     async def _run(self, reader: Reader) -> None:
         try:
-            while True:
-                await self._ask()
-                batches = await patiently(lambda: reader.poll(RECORDS_MAX, LOOK_EVERY_S))
-                self._read(batches)
-                if batches:
-                    await asyncio.sleep(PAUSE_S)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read_on(reader))
+                group.create_task(self._ask_when_doubted())
         except Exception as error:  # noqa: BLE001  # goes to the owners, and with the next claim all begins anew
             for claim in self._claims.values():
                 claim.lose(error)
         finally:
             self._reader = None
             await reader.close()
+
+    async def _read_on(self, reader: Reader) -> None:
+        while True:
+            self._read(await patiently(lambda: reader.poll(RECORDS_MAX, _POLL_S)))
+            await asyncio.sleep(PAUSE_S)
+
+    async def _ask_when_doubted(self) -> None:
+        while True:
+            await self._doubted.wait()
+            await self._ask()
+            await asyncio.sleep(PAUSE_S)
+            self._doubted.clear()
 
     async def _ask(self) -> None:
         """Where the log ends, for claims that are not certain in the term of now."""
