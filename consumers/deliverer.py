@@ -13,9 +13,10 @@ from atlas.core.control import Decision
 from atlas.core.entities import Target
 from atlas.core.facts import LIFECYCLE_TOPIC
 from atlas.ports.log import Member
+from atlas.runtime.claim_watch import ClaimLost, ClaimWatch
 from atlas.runtime.engine import Engine
 from atlas.runtime.patience import backoff_s
-from atlas.runtime.shard_owner import GROUP, ClaimLost, OwnerServices, ShardOwner
+from atlas.runtime.shard_owner import GROUP, OwnerServices, ShardOwner
 from atlas.runtime.supervisor import STABLE_S, describe
 
 #: A shard whose owner failed is claimed again after this long, while it is still assigned.
@@ -53,15 +54,17 @@ class Deliverer:
     async def run(self) -> None:
         """Deliver for ever."""
         member = await self._services.log.join(GROUP, LIFECYCLE_TOPIC)
+        watch = ClaimWatch(self._services.log, member)
         self._services.registry.subscribe(self._folded)
         held: frozenset[int] = frozenset()
         try:
             while True:
                 held = await member.assignment_changed(held)
-                self._rearrange(member, held)
+                self._rearrange(member, watch, held)
         finally:
             self._services.registry.unsubscribe(self._folded)
             await self._end(list(self._tasks))
+            await watch.close()
             self.failures.clear()
             await member.leave()
 
@@ -120,22 +123,27 @@ class Deliverer:
             log_line.warning("attempts cut off by the end; they will be repeated", count=engine.in_flight())
         await engine.abort()
 
-    def _rearrange(self, member: Member, held: frozenset[int]) -> None:
+    def _rearrange(self, member: Member, watch: ClaimWatch, held: frozenset[int]) -> None:
         for shard in set(self._tasks) - held:
             self._tasks.pop(shard).cancel()
             self.failures.pop(shard, None)
             self._unowned_since_s.pop(shard, None)
         for shard in held - set(self._tasks):
-            self._tasks[shard] = asyncio.create_task(self._own(member, shard), name=f"shard {shard}")
+            owning = self._own(member, watch, shard)
+            self._tasks[shard] = asyncio.create_task(owning, name=f"shard {shard}")
 
-    async def _own(self, member: Member, shard: int) -> None:
-        """Until cancelled: a shard that is away for a moment may be back before anybody is told."""
-        tries, clock = 0, self._services.clock
-        while True:
+    async def _own(self, member: Member, watch: ClaimWatch, shard: int) -> None:
+        """Until cancelled: a shard that is away for a moment may be back before anybody is told.
+
+        A cancellation that meets an owner's own end is lost in its task group (CPython gh-116720), and the
+        group's error comes instead: so ask whether this task is still the shard's.
+        """
+        tries, clock, me = 0, self._services.clock, asyncio.current_task()
+        while self._tasks.get(shard) is me:
             if shard not in member.assignment():
                 await asyncio.sleep(RECLAIM_AFTER_S)
                 continue
-            owner = self._owners[shard] = ShardOwner(self._services, member, shard)
+            owner = self._owners[shard] = ShardOwner(self._services, member, watch, shard)
             started_s = clock.monotonic_s()
             try:
                 await owner.run()

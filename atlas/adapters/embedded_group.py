@@ -58,6 +58,7 @@ class EmbeddedMember:
 
     def __init__(self, group: _Group, name: str, topic: str, number: int, store: OffsetStore, clock: Clock):
         self.beating = True
+        self._term = 0
         self._group, self._name, self._topic, self._store, self._clock = group, name, topic, store, clock
         self._id = f"{name}-{number}"
         self._assignment: frozenset[int] = frozenset()
@@ -68,6 +69,10 @@ class EmbeddedMember:
     @property
     def id(self) -> str:
         return self._id
+
+    @property
+    def term(self) -> int:
+        return self._term
 
     @property
     def session_timeout_s(self) -> float:
@@ -101,6 +106,7 @@ class EmbeddedMember:
     def give(self, assignment: frozenset[int]) -> None:
         """Called by the group: these are the member's partitions now."""
         if assignment != self._assignment:
+            self._term += not assignment.issuperset(self._assignment)
             self._assignment = assignment
             self._changed.set()
 
@@ -110,6 +116,7 @@ class EmbeddedMember:
                 self._beat_s = self._clock.monotonic_s()
                 self._expel_silent()
                 if self._id not in self._group.members:
+                    self._term += 1
                     self._assignment = frozenset()
                     self._group.members[self._id] = self
                     self._group.rebalance()

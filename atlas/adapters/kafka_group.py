@@ -1,8 +1,8 @@
 """Members of consumer groups: who holds which partitions of one topic, by Kafka's group protocol.
 
-aiokafka's coordinator is used without its consumer: nothing is fetched here. While a group rebalances a
-member goes on with what it holds: until all have answered nobody else can be given it, and a claim in the
-log fences what overlaps (design section 4). Partitions are sticky: who stays keeps what it can.
+aiokafka's coordinator is used without its consumer: nothing is fetched here. Partitions are sticky:
+who stays keeps what it can. While a group rebalances a member keeps what it holds until it hears what it
+is given; but from its own answer on it counts as silent, for others may hear earlier (design section 4).
 
 A member is only as alive as its last heartbeat, by the time it was sent: one that was paused in between
 must not take the answer for news. One whose coordinator has failed or stands still is made anew.
@@ -55,12 +55,18 @@ class KafkaMember:
         self._assignment: frozenset[int] = frozenset()
         self._changed = asyncio.Event()
         self._beat_s = clock.monotonic_s()
+        self._term = 0
+        self._joining = False
         self._membership: _Membership | None = None
         self._watch = asyncio.create_task(self._keep(), name=f"member {self._id}")
 
     @property
     def id(self) -> str:
         return self._id
+
+    @property
+    def term(self) -> int:
+        return self._term
 
     @property
     def session_timeout_s(self) -> float:
@@ -76,6 +82,9 @@ class KafkaMember:
         return self._assignment
 
     def heartbeat_age_s(self) -> float:
+        return float("inf") if self._joining else self._silent_s()
+
+    def _silent_s(self) -> float:
         return self._clock.monotonic_s() - self._beat_s
 
     async def commit(self, offsets: Mapping[int, int]) -> None:
@@ -97,8 +106,21 @@ class KafkaMember:
     def give(self, assignment: frozenset[int]) -> None:
         """Called by the membership: these are the member's partitions now."""
         if assignment != self._assignment:
+            self._term += not assignment.issuperset(self._assignment)
             self._assignment = assignment
             self._changed.set()
+
+    def joining(self) -> None:
+        """Called by the membership: it answers a rebalance. Once all have, others may be given anything of
+        what this member holds, and hear of it earlier.
+        """
+        self._term += 1
+        self._joining = True
+
+    def joined(self, assignment: frozenset[int]) -> None:
+        """Called by the membership: the rebalance is over."""
+        self._joining = False
+        self.give(assignment)
 
     def now_s(self) -> float:
         """The clock that heartbeats are timed by."""
@@ -116,7 +138,7 @@ class KafkaMember:
             try:
                 await membership.start()
                 self._membership = membership
-                while min(self.heartbeat_age_s(), self._clock.monotonic_s() - started_s) < STUCK_S:
+                while min(self._silent_s(), self._clock.monotonic_s() - started_s) < STUCK_S:
                     await asyncio.sleep(_WATCH_EVERY_S)
                     membership.check()
                 log_line.warning("group member stands still, joins anew", group=self._group, member=self._id)
@@ -239,13 +261,19 @@ class _Coordinator(GroupCoordinator):  # type: ignore[misc]  # aiokafka has no t
             member.beat(sent_s)
         return confirmed
 
+    async def _do_rejoin_group(self, subscription: SubscriptionState) -> bool:
+        if self._member is not None:
+            self._member.joining()
+        joined: bool = await super()._do_rejoin_group(subscription)
+        return joined
+
     async def _on_join_complete(self, *arguments: Any) -> None:
         await super()._on_join_complete(*arguments)
         # What the join itself confirmed may be long ago by now: a heartbeat says since when.
         await self._do_heartbeat()
         held = frozenset(source.partition for source in self._subscription.assigned_partitions())
         if self._member is not None:
-            self._member.give(held)
+            self._member.joined(held)
 
     def reset_generation(self) -> None:
         """The group does not know this member any more: others may hold its partitions."""

@@ -28,6 +28,10 @@ class SoleMember:
         return self._id
 
     @property
+    def term(self) -> int:
+        return 0
+
+    @property
     def session_timeout_s(self) -> float:
         return math.inf
 

@@ -104,6 +104,13 @@ class Member(Protocol):
         """Seconds (monotonic) since the group last confirmed this member."""
 
     @property
+    def term(self) -> int:
+        """Rises before others can be given what this member holds, other than by its silence, and before
+        it is confirmed again after a silence in which they may have been. Within one term, from any
+        confirmation to the session time-out after the last one, what it holds has been its alone.
+        """
+
+    @property
     def session_timeout_s(self) -> float:
         """After this long without a heartbeat the group gives the partitions to others."""
 

@@ -113,6 +113,8 @@ class Lane:
                 code = TARGET_DELETED if to is None else TARGET_DISABLED
                 self._engine.close(self._pop(), code)
                 continue
+            if not self.queue[0].owner.may_start() and self._pass_over():
+                continue
             delay_s = self._wait_s(to)
             if delay_s > 0:
                 self.pump_in(delay_s)
@@ -122,6 +124,19 @@ class Lane:
             self._engine.start(self, self._pop(), to)
         if self.spilled and self.low():
             self._engine.wants_refill(self)
+
+    def _pass_over(self) -> bool:
+        """The first route's shard may start nothing now: bring one of another to the front, if there is one.
+        Those of one shard keep their order.
+        """
+        held_up: set[Owner] = set()
+        for index, work in enumerate(self.queue):
+            if work.owner not in held_up and work.owner.may_start():
+                del self.queue[index]
+                self.queue.appendleft(work)
+                return True
+            held_up.add(work.owner)
+        return False
 
     def _wait_s(self, to: Target) -> float:
         if self._engine.draining or not self.queue[0].owner.may_start():

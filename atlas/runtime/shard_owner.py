@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
 
 from atlas.core.entities import Scope, Stream
-from atlas.core.errors import AtlasError, LogUnavailable, StaleWriter
+from atlas.core.errors import LogUnavailable, StaleWriter
 from atlas.core.facts import (
     LIFECYCLE_TOPIC,
     SHARD_KEY,
+    DecidedRoute,
     DeliveryFact,
     DeliveryParked,
     EventRecord,
@@ -35,6 +36,7 @@ from atlas.core.shard import DECIDING, ShardFold, Undecided
 from atlas.ports.clock import Clock
 from atlas.ports.log import Batch, Log, Member, Record, TopicPartition
 from atlas.ports.read_model import ReadModel, WaitingRoute
+from atlas.runtime.claim_watch import Claim, ClaimLost, ClaimWatch
 from atlas.runtime.engine import Engine, Lane
 from atlas.runtime.fact_writer import FactWriter
 from atlas.runtime.patience import patiently
@@ -61,10 +63,6 @@ _PAUSE_S: Final = 0.01
 log_line = structlog.get_logger()
 
 
-class ClaimLost(AtlasError):
-    """Another owner claimed the shard after us: claim again if it is still ours, else stop."""
-
-
 class OwnerServices(msgspec.Struct, frozen=True, kw_only=True):
     """What the owners of a process work with."""
 
@@ -83,12 +81,13 @@ class ShardOwner:
         owned: the shard is claimed, and what the owners before had decided is known.
     """
 
-    def __init__(self, services: OwnerServices, member: Member, shard: int) -> None:
+    def __init__(self, services: OwnerServices, member: Member, watch: ClaimWatch, shard: int) -> None:
         self.shard = shard
         self.epoch = -1
         self.closed = False
         self.owned = False
-        self._services, self._member = services, member
+        self._services, self._member, self._watch = services, member, watch
+        self._claimed: Claim | None = None
         self._log, self._registry = services.log, services.registry
         self._facts = FactWriter(services.log, shard)
         self._undecided = Undecided()
@@ -96,9 +95,8 @@ class ShardOwner:
         self._waiting = WaitingRoutes(self, services.read_model, services.engine, services.clock)
         self._expired: dict[str, int] = {}
         self._checkpointed: object = None
+        self._to_commit: int | None = None
         self._read_before: dict[str, int] = {}
-        self._watched = asyncio.Event()
-        self._watched_to = 0
         self._moved = asyncio.Event()
         self._recent: dict[str, tuple[str, int]] = {}
 
@@ -114,9 +112,9 @@ class ShardOwner:
         return max(self.epoch, self._facts.last_offset)
 
     def may_start(self) -> bool:
-        """No attempt starts on a stale heartbeat, or while its fact could not be written."""
-        fresh = self._member.heartbeat_age_s() <= self._member.session_timeout_s / 2
-        return fresh and not self.closed and self._facts.room()
+        """No attempt starts when another may own the shard, or while its fact could not be written."""
+        certain = self._claimed is not None and self._watch.certain(self._claimed)
+        return certain and not self.closed and self._facts.room()
 
     def expired(self, work: Work) -> bool:
         """Whether retention is taking the work's record."""
@@ -154,17 +152,19 @@ class ShardOwner:
             ExceptionGroup: of whatever ended it: `ClaimLost`, `LogUnavailable`, ...
         """
         try:
-            await self._claim()
+            claim = await self._claim()
             trimmer = Trimmer(self, self._log, self._services.read_model, self._services.clock)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._facts.run())
-                group.create_task(self._watch_claims())
+                group.create_task(claim.run())
                 group.create_task(self._read_events())
                 group.create_task(self._waiting.run())
                 group.create_task(self._checkpoints())
                 group.create_task(trimmer.run())
         finally:
             self.closed, self.owned = True, False
+            if self._claimed is not None:
+                self._watch.release(self._claimed)
             self._waiting.stop()
             self._facts.abandon()
             self._services.engine.lost(self)
@@ -180,9 +180,11 @@ class ShardOwner:
             await self._facts.drained()
             await self._checkpoint()
 
-    async def _claim(self) -> None:
-        claim = ShardClaimed(owner=self._member.id, at_ms=self._services.clock.now_ms())
-        self.epoch = await self._facts_claim(claim)
+    async def _claim(self) -> Claim:
+        fact = ShardClaimed(owner=self._member.id, at_ms=self._services.clock.now_ms())
+        term = self._watch.term(self.shard)
+        self.epoch = await self._facts_claim(fact)
+        claim = self._claimed = self._watch.watch(self.shard, self.epoch, term)
         source = TopicPartition(LIFECYCLE_TOPIC, self.shard)
         position = await patiently(lambda: self._log.committed(GROUP, source)) or 0
         reader = self._log.reader()
@@ -197,12 +199,17 @@ class ShardOwner:
         self._undecided.take_over(self._fold)
         self.owned = True
         log_line.info("shard claimed", shard=self.shard, epoch=self.epoch, folded_from=position)
+        return claim
 
     async def _facts_claim(self, claim: ShardClaimed) -> int:
         done = self._facts.put(claim, SHARD_KEY)
         writing = asyncio.create_task(self._facts.run())
         try:
-            return await done
+            either: set[asyncio.Future[Any]] = {done, writing}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not done.done():
+                writing.result()  # raises: nobody writes any more
+            return done.result()
         finally:
             writing.cancel()
 
@@ -213,21 +220,6 @@ class ShardOwner:
             self._fold.apply(record.offset, decode_lifecycle(record.value or b""))
         except msgspec.DecodeError:
             self._services.metrics.quarantined.labels(GROUP).inc()
-
-    async def _watch_claims(self) -> None:
-        source = TopicPartition(LIFECYCLE_TOPIC, self.shard)
-        reader = self._log.reader()
-        reader.assign({source: self.epoch + 1})
-        try:
-            while True:
-                for batch in await patiently(lambda: reader.poll(RECORDS_MAX, _POLL_S)):
-                    for record in batch.records:
-                        if record.key == SHARD_KEY and _is_claim(record):
-                            raise ClaimLost(f"shard {self.shard} was claimed at {record.offset}")
-                    self._watched_to = batch.next_offset
-                self._watched.set()
-        finally:
-            await reader.close()
 
     # -- first attempts -----------------------------------------------------------------------
 
@@ -254,7 +246,11 @@ class ShardOwner:
         topic = batch.source.topic
         name = parse_event_topic(topic)
         if batch.gap_from is not None and topic in self._fold.next_offsets:
-            log_line.error("records trimmed unread", topic=topic, partition=self.shard, first=batch.gap_from)
+            lost = (batch.records[0].offset if batch.records else batch.next_offset) - batch.gap_from
+            self._services.metrics.lost_records.labels(GROUP).inc(lost)
+            log_line.error(
+                "records trimmed unread", topic=topic, partition=self.shard, first=batch.gap_from, count=lost
+            )
         for record in batch.records:
             try:
                 event = event_in(record.value, record.headers, name or TopicName("", "", ""))
@@ -328,9 +324,13 @@ class ShardOwner:
         known = self._undecided.checkpoint()
         if known is None:
             self._park_slow()
-        if known is None or known == self._checkpointed:
-            return
-        next_offsets, decided = known
+        elif known != self._checkpointed:
+            self._to_commit = await self._write_checkpoint(*known)
+            self._checkpointed = known
+        if self._to_commit is not None:
+            await self._commit(self._to_commit)
+
+    async def _write_checkpoint(self, next_offsets: dict[str, int], decided: tuple[DecidedRoute, ...]) -> int:
         fact = ShardCheckpoint(
             epoch=self.epoch,
             next_offsets=next_offsets,
@@ -338,12 +338,16 @@ class ShardOwner:
             at_ms=self._services.clock.now_ms(),
         )
         offset = await self._facts.put(fact, SHARD_KEY)
-        await self._watched_past(offset)
-        self._checkpointed = known
+        if self._claimed is not None:
+            await self._claimed.passed(offset)  # a fold must not begin with one that is void
+        return offset
+
+    async def _commit(self, offset: int) -> None:
         try:
             await self._member.commit({self.shard: offset})
+            self._to_commit = None
         except LogUnavailable:
-            self._checkpointed = None
+            self._moved.set()  # tried again, also when nothing comes
         except StaleWriter as error:
             raise ClaimLost(f"shard {self.shard} was taken away") from error
 
@@ -357,12 +361,6 @@ class ShardOwner:
                 self._park(work, SLOW)
         self._read_before = self._undecided.positions()
 
-    async def _watched_past(self, offset: int) -> None:
-        """No other's claim lies below: else the checkpoint is void, and a fold must not begin with it."""
-        while self._watched_to <= offset:
-            self._watched.clear()
-            await self._watched.wait()
-
     async def write(self, fact: RecordsTrimmed) -> int:
         """Append a trim; returns its offset."""
         return await self._facts.put(fact, SHARD_KEY)
@@ -371,7 +369,7 @@ class ShardOwner:
         self, source: TopicPartition, before_offset: int, routes: Iterable[WaitingRoute]
     ) -> None:
         """See `Trimmer`."""
-        self._expired[source.topic] = before_offset
+        self._expired[source.topic] = max(before_offset, self._expired.get(source.topic, 0))
         for work in map(self._waiting.work, routes):
             if not self._waiting.knows(work):
                 self._services.engine.expire(work)
@@ -384,10 +382,3 @@ class ShardOwner:
     def streams(self) -> Iterable[Stream]:
         """All streams there are, archived ones included."""
         return [s for by_name in self._registry.state.streams.values() for s in by_name.values()]
-
-
-def _is_claim(record: Record) -> bool:
-    try:
-        return isinstance(decode_lifecycle(record.value or b""), ShardClaimed)
-    except msgspec.DecodeError:
-        return False

@@ -53,8 +53,9 @@ class Supervisor:
         await asyncio.gather(*chosen, return_exceptions=True)
 
     async def _keep(self, status: TaskStatus, run: Callable[[], Awaitable[None]]) -> None:
-        failures = 0
-        while True:
+        """Until cancelled, even if what runs answers its cancellation with an error of its own."""
+        failures, me = 0, asyncio.current_task()
+        while self._tasks.get(status.name) is me:
             started_s = self._clock.monotonic_s()
             status.running = True
             try:

@@ -66,6 +66,9 @@ class Metrics:
         self.quarantined = Counter(
             "atlas_quarantined_records", "Records no fold could take.", ["consumer"], registry=r
         )
+        self.lost_records = Counter(
+            "atlas_lost_records", "Records that went before they were read.", ["consumer"], registry=r
+        )
         self.void_facts = Counter("atlas_void_facts", "Facts void in the fold.", registry=r)
         self.restarts = Counter("atlas_task_restarts", "Supervised tasks restarted.", ["task"], registry=r)
         self.log_lines_dropped = Counter("atlas_log_lines_dropped", "Log lines dropped.", registry=r)

@@ -70,6 +70,17 @@ async def test_who_stays_keeps_what_it_can(d: Deployment) -> None:
 
 
 @on_every_log
+async def test_a_new_term_begins_before_others_are_given_anything(d: Deployment) -> None:
+    topic = await d.topic(4)
+    first = await d.log.join("group", topic)
+    await settled([first], 4)
+    term = first.term
+    second = await d.log.join("group", topic)
+    await second.assignment_changed(frozenset())
+    assert first.term > term
+
+
+@on_every_log
 async def test_no_two_members_ever_have_the_same_id(d: Deployment) -> None:
     topic = await d.topic(1)
     ids = []
