@@ -93,13 +93,18 @@ class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact"):
 
 
 class _DeliveryFact(_Fact, frozen=True, kw_only=True):
-    """Names one (event, target): the event's id and where its record lies."""
+    """Names one (event, target): the event's id and where its record lies.
+
+    `notice` is the delivery's id (`whd_`) when the target is a webhook endpoint: it is told of several
+    outcomes of one event.
+    """
 
     event_id: str
     topic: str
     offset: Offset
     target: str
     replay: Count = 0
+    notice: str | None = None
 
 
 class ShardClaimed(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="shard.claimed"):
@@ -155,7 +160,9 @@ class DeliveryAttempted(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.
     """One attempt and its outcome: `delivered`, `retry_scheduled` or `failed`.
 
     `next_attempt_at_ms` is decided here, once. `response_body` is the first 4 KiB answered, `address` the
-    one dialled, or the one that was refused.
+    one dialled, or the one that was refused. `notify` names the webhook endpoints that are to be told, if
+    the event's outcome follows from this: who they are is decided here, once, with the fact that causes
+    it, so that no crash can come between.
     """
 
     attempt: Count
@@ -163,13 +170,13 @@ class DeliveryAttempted(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.
     started_at_ms: Millis
     completed_at_ms: Millis
     duration_ms: Millis
-    kind: str = "workflow"
     next_attempt_at_ms: Millis | None = None
     http_status: Count | None = None
     error: FactError | None = None
     response_body: str | None = None
     address: str | None = None
     timings: Timings = Timings()
+    notify: tuple[str, ...] = ()
 
 
 class DeliveryParked(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.parked"):
@@ -180,10 +187,14 @@ class DeliveryParked(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.par
 
 
 class DeliveryClosed(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.closed"):
-    """The route ends `failed` without an attempt: target_disabled, target_deleted, payload_expired."""
+    """The route ends `failed` without an attempt: target_disabled, target_deleted, payload_expired.
+
+    `notify` as in `DeliveryAttempted`.
+    """
 
     error: FactError
     at_ms: Millis
+    notify: tuple[str, ...] = ()
 
 
 class RecordsTrimmed(_Fact, frozen=True, kw_only=True, tag="records.trimmed"):

@@ -70,6 +70,14 @@ def delivery_id(event_id: str, target_id: str, replay_number: int) -> str:
     return "whd_" + ulid(int.from_bytes(digest[:6], "big"), digest[6:16])
 
 
+def notice_id(event_id: str, endpoint_id: str, outcome_type: str, workflow_id: str, attempt: int) -> str:
+    """`whd_` of one outcome told to one endpoint: attempt numbers go on after a replay, whose outcome is new."""
+    parts = (event_id, endpoint_id, outcome_type, workflow_id, str(attempt))
+    text = "".join(f"{len(part)}:{part}" for part in parts)
+    digest = hashlib.sha256(text.encode()).digest()
+    return "whd_" + ulid(int.from_bytes(digest[:6], "big"), digest[6:16])
+
+
 def is_id(prefix: str, text: str) -> bool:
     """Whether `text` is `prefix` (`evt_`, ...) and a ULID, in upper case; nothing else is an id."""
     return _pattern(prefix)(text) is not None
