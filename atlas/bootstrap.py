@@ -21,6 +21,7 @@ from atlas.adapters.data_dir import DataDirectory, read_or_create_private, write
 from atlas.adapters.embedded_log import EmbeddedLog
 from atlas.adapters.http_sender import HttpSender
 from atlas.adapters.sqlite_read_model import open_read_model
+from atlas.adapters.sqlite_stores import SqliteStores
 from atlas.adapters.system_clock import SystemClock
 from atlas.core.addresses import Network
 from atlas.core.entities import Quota
@@ -33,6 +34,7 @@ from atlas.gateway.call import Services
 from atlas.ports.clock import Clock
 from atlas.ports.read_model import ReadModel
 from atlas.ports.sender import Sender
+from atlas.ports.stores import Stores
 from atlas.runtime.attempt import Attempter
 from atlas.runtime.engine import Engine
 from atlas.runtime.readiness import Readiness
@@ -43,6 +45,7 @@ from atlas.runtime.telemetry import Metrics
 from atlas.runtime.topics import TopicReconciler
 from atlas.runtime.trimmer import LIFECYCLE_RETENTION_MS
 from consumers.deliverer import Deliverer
+from consumers.keeper import Keeper
 from consumers.projector import Projector
 
 #: What whoever starts Atlas over a data directory needs of it, without naming an adapter.
@@ -105,7 +108,13 @@ class Atlas:
     """
 
     def __init__(
-        self, options: Options, world: World, log: EmbeddedLog, read_model: ReadModel, metrics: Metrics
+        self,
+        options: Options,
+        world: World,
+        log: EmbeddedLog,
+        read_model: ReadModel,
+        metrics: Metrics,
+        stores: Stores | None = None,
     ) -> None:
         self.options, self.world, self.log, self.read_model = options, world, log, read_model
         self.metrics = metrics
@@ -128,6 +137,9 @@ class Atlas:
         )
         self.readiness = Readiness(log, self.registry, read_model, self.supervisor, world.clock, self.metrics)
         self.projector = Projector(log, read_model, self.registry, world.clock, self.metrics)
+        self.keeper = (
+            Keeper(log, read_model, stores, self.projector, self.registry, world.clock) if stores else None
+        )
         self.deliverer = Deliverer(self._owner_services())
         self.app: Any = build_app(
             self.services,
@@ -161,7 +173,8 @@ class Atlas:
             path = data_dir / "read-model.db" if world.threads else None
             read_model = await open_read_model(path, entropy=world.entropy)
             opened.push_async_callback(read_model.close)
-            atlas = cls(options, world, log, read_model, metrics or Metrics())
+            stores = SqliteStores(path, entropy=world.entropy) if path else None
+            atlas = cls(options, world, log, read_model, metrics or Metrics(), stores)
             opened.pop_all()  # from here on they are the application's to close
             return atlas
 
@@ -179,6 +192,8 @@ class Atlas:
             self.readiness.consumer("deliverer", self.deliverer.lag_records, self.deliverer.position)
             self.readiness.also(self.deliverer.checks)
             self.supervisor.start("projector", self.projector.run)
+            if self.keeper is not None:
+                self.supervisor.start("keeper", self.keeper.run)
             self.supervisor.start("deliverer", self.deliverer.run)
 
     async def drain(self) -> None:

@@ -127,6 +127,18 @@ class DeleteWorkflow(Scoped, frozen=True, kw_only=True, tag="workflow.delete"):
     workflow_id: str
 
 
+class RequestRebuild(_Command, frozen=True, kw_only=True, tag="rebuild.request"):
+    """Fold the log into a new read model, and go on with that."""
+
+    job_id: str
+
+
+class RequestVerification(_Command, frozen=True, kw_only=True, tag="verification.request"):
+    """Fold the log into a new read model, and tell whether the one in use is equal."""
+
+    job_id: str
+
+
 Command = (
     CreateWorkspace
     | PatchWorkspace
@@ -141,6 +153,8 @@ Command = (
     | DisableWorkflow
     | ReactivateWorkflow
     | DeleteWorkflow
+    | RequestRebuild
+    | RequestVerification
 )
 encode_command = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Command).decode

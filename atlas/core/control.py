@@ -29,6 +29,8 @@ from atlas.core.commands import (
     PatchWorkflow,
     PatchWorkspace,
     ReactivateWorkflow,
+    RequestRebuild,
+    RequestVerification,
     RevokeKey,
     RotateWorkflowSecret,
     Scoped,
@@ -36,7 +38,10 @@ from atlas.core.commands import (
 from atlas.core.entities import (
     DISABLED,
     ENABLED,
+    REBUILD,
+    VERIFICATION,
     ApiKey,
+    Job,
     Scope,
     SealedSecret,
     Stream,
@@ -47,9 +52,10 @@ from atlas.core.errors import ApiError, InvalidRequest
 
 #: Decisions kept for proposers that resend; one waits seconds, this is minutes of the busiest plane.
 DECISIONS_KEPT: Final = 10_000
+#: Rebuilds and verifications remembered, the newest.
+JOBS_KEPT: Final = 1_000
 
-
-Entity = Workspace | ApiKey | Stream | Workflow
+Entity = Workspace | ApiKey | Stream | Workflow | Job
 Decision = Entity | ApiError
 
 
@@ -62,6 +68,7 @@ class ControlState:
         self.keys_by_digest: MutableMapping[str, ApiKey] = {}
         self.streams: dict[Scope, dict[str, Stream]] = {}
         self.workflows: dict[Scope, dict[str, Workflow]] = {}
+        self.jobs: dict[str, Job] = {}
         self._decisions: OrderedDict[str, Decision] = OrderedDict()
 
     def decision(self, command_id: str) -> Decision | None:
@@ -94,6 +101,7 @@ class ControlState:
         trial.keys_by_digest = ChainMap({}, self.keys_by_digest)
         trial.streams = {scope: dict(self.streams.get(scope, {}))}
         trial.workflows = {scope: dict(self.workflows.get(scope, {}))}
+        trial.jobs = dict(self.jobs)
         decided = trial.apply(command, 0)
         return decided if isinstance(decided, ApiError) else None
 
@@ -144,6 +152,17 @@ class ControlState:
         found = self.workspaces.get(workspace_id)
         if found is None:
             raise ApiError("workspace_not_found", f"No workspace {workspace_id!r}.")
+        return found
+
+    def job(self, kind: str, job_id: str) -> Job:
+        """A rebuild or a verification.
+
+        Raises:
+            ApiError: not_found.
+        """
+        found = self.jobs.get(job_id)
+        if found is None or found.kind != kind:
+            raise ApiError("not_found", f"No {kind} {job_id!r}.")
         return found
 
     def check_routes(self, scope: Scope, routes: tuple[str, ...]) -> None:
@@ -319,6 +338,23 @@ def _delete_workflow(state: ControlState, command: DeleteWorkflow, _: int) -> Wo
     return old
 
 
+def _request_rebuild(state: ControlState, command: RequestRebuild, offset: int) -> Job:
+    return _add_job(state, Job(command.job_id, REBUILD, command.at_ms, offset))
+
+
+def _request_verification(state: ControlState, command: RequestVerification, offset: int) -> Job:
+    return _add_job(state, Job(command.job_id, VERIFICATION, command.at_ms, offset))
+
+
+def _add_job(state: ControlState, job: Job) -> Job:
+    if job.id in state.jobs:
+        raise ApiError("already_exists", f"A {job.kind} with this id exists.")
+    state.jobs[job.id] = job
+    if len(state.jobs) > JOBS_KEPT:
+        del state.jobs[next(iter(state.jobs))]
+    return job
+
+
 _HANDLERS: dict[type[Struct], Callable[..., Entity]] = {
     CreateWorkspace: _create_workspace,
     PatchWorkspace: _patch_workspace,
@@ -333,4 +369,6 @@ _HANDLERS: dict[type[Struct], Callable[..., Entity]] = {
     DisableWorkflow: _disable_workflow,
     ReactivateWorkflow: _reactivate_workflow,
     DeleteWorkflow: _delete_workflow,
+    RequestRebuild: _request_rebuild,
+    RequestVerification: _request_verification,
 }
