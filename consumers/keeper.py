@@ -92,10 +92,10 @@ class Keeper:
         return next((job for job in self._registry.state.jobs.values() if job.offset >= position), None)
 
     async def _do(self, job: Job) -> None:
-        state = JobState(id=job.id, status=RUNNING, started_at_ms=self._clock.now_ms())
+        state = begun = JobState(id=job.id, status=RUNNING, started_at_ms=self._clock.now_ms())
         log_line.info("job begins", job=job.id, kind=job.kind)
         for tries in range(TRIES):
-            work = _Work(self, replace(state, records_folded=0))
+            work = _Work(self, begun)
             try:
                 await self._read_model.note_jobs([work.state])
                 await (self._rebuild(job, work) if job.kind == REBUILD else self._verify(job, work))
@@ -136,9 +136,10 @@ class Keeper:
 
     async def _verify(self, job: Job, work: _Work) -> None:
         comparison, whole = await self._compare(work)
-        for _ in range(TRIES - 1):
+        for tries in range(TRIES - 1):
             if whole or comparison.live_digest == comparison.rebuilt_digest:
                 break
+            await asyncio.sleep(backoff_s(tries))  # for the projection to come to the trim
             comparison, whole = await self._compare(work)
         done = replace(
             work.state, status=COMPLETED, completed_at_ms=self._clock.now_ms(), comparison=comparison

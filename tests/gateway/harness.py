@@ -85,7 +85,14 @@ class Handlers:
 class Gateway:
     """See the module. Make one with `gateway`."""
 
-    def __init__(self, log: Log, clock: VirtualClock, quota: Quota, handlers: Handlers | None) -> None:
+    def __init__(
+        self,
+        log: Log,
+        clock: VirtualClock,
+        quota: Quota,
+        handlers: Handlers | None,
+        read_model: ReadModel | None = None,
+    ) -> None:
         self.clock = clock
         self.log = log
         self.registry = Registry(log, clock)
@@ -100,7 +107,7 @@ class Gateway:
             registry=self.registry,
             acceptor=cast(EmbeddedLog, log),
             log=log,
-            read_model=cast(ReadModel, None),
+            read_model=cast(ReadModel, read_model),
             secret_box=self.secret_box,
             metrics=self.metrics,
             quota_default=quota,
@@ -161,6 +168,7 @@ async def gateway(
     *,
     quota: Quota = WIDE,
     handlers: Handlers | None = None,
+    read_model: ReadModel | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway that is up, with a workspace.
 
@@ -169,10 +177,11 @@ async def gateway(
         directory: for the log's file.
         quota: the platform's default.
         handlers: of the paths of events, other than the shipped ones.
+        read_model: for what shows something of it.
     """
     log = await EmbeddedLog.open(directory / "log.db", clock, shards=SHARDS, threads=False)
     await log.create_topic(CONTROL_TOPIC, 1, None)
-    made = Gateway(log, clock, quota, handlers)
+    made = Gateway(log, clock, quota, handlers, read_model)
     folding = asyncio.create_task(made.registry.run(), name="registry")
     try:
         await made.registry.catch_up()
