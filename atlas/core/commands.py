@@ -135,6 +135,18 @@ class OpenProducer(_Command, frozen=True, kw_only=True, tag="producer.open"):
     producer: Producer
 
 
+class RequestRebuild(_Command, frozen=True, kw_only=True, tag="rebuild.request"):
+    """Fold the log into a new read model, and go on with that."""
+
+    job_id: str
+
+
+class RequestVerification(_Command, frozen=True, kw_only=True, tag="verification.request"):
+    """Fold the log into a new read model, and tell whether the one in use is equal."""
+
+    job_id: str
+
+
 Command = (
     CreateWorkspace
     | PatchWorkspace
@@ -150,6 +162,8 @@ Command = (
     | ReactivateWorkflow
     | DeleteWorkflow
     | OpenProducer
+    | RequestRebuild
+    | RequestVerification
 )
 encode_command = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Command).decode

@@ -31,6 +31,8 @@ from atlas.core.commands import (
     PatchWorkflow,
     PatchWorkspace,
     ReactivateWorkflow,
+    RequestRebuild,
+    RequestVerification,
     RevokeKey,
     RotateWorkflowSecret,
     Scoped,
@@ -38,7 +40,10 @@ from atlas.core.commands import (
 from atlas.core.entities import (
     DISABLED,
     ENABLED,
+    REBUILD,
+    VERIFICATION,
     ApiKey,
+    Job,
     Producer,
     Scope,
     SealedSecret,
@@ -56,7 +61,10 @@ PRODUCERS_KEPT_MS: Final = 26 * 3_600_000
 #: Those before are forgotten: so many are not opened within minutes.
 PRODUCERS_KEPT_MAX: Final = 1_000
 
-Entity = Workspace | ApiKey | Stream | Workflow | Producer
+#: Rebuilds and verifications remembered, the newest.
+JOBS_KEPT: Final = 1_000
+
+Entity = Workspace | ApiKey | Stream | Workflow | Producer | Job
 Decision = Entity | ApiError
 
 
@@ -71,6 +79,7 @@ class ControlState:
         self.workflows: dict[Scope, dict[str, Workflow]] = {}
         self.topics = 0
         self.producers: tuple[Producer, ...] = ()
+        self.jobs: dict[str, Job] = {}
         self._decisions: OrderedDict[str, Decision] = OrderedDict()
 
     def decision(self, command_id: str) -> Decision | None:
@@ -105,6 +114,7 @@ class ControlState:
         trial.workflows = {scope: dict(self.workflows.get(scope, {}))}
         trial.topics = self.topics
         trial.producers = self.producers
+        trial.jobs = dict(self.jobs)
         decided = trial.apply(command, 0)
         return decided if isinstance(decided, ApiError) else None
 
@@ -155,6 +165,17 @@ class ControlState:
         found = self.workspaces.get(workspace_id)
         if found is None:
             raise ApiError("workspace_not_found", f"No workspace {workspace_id!r}.")
+        return found
+
+    def job(self, kind: str, job_id: str) -> Job:
+        """A rebuild or a verification.
+
+        Raises:
+            ApiError: not_found.
+        """
+        found = self.jobs.get(job_id)
+        if found is None or found.kind != kind:
+            raise ApiError("not_found", f"No {kind} {job_id!r}.")
         return found
 
     def check_routes(self, scope: Scope, routes: tuple[str, ...]) -> None:
@@ -348,6 +369,23 @@ def _open_producer(state: ControlState, command: OpenProducer, _: int) -> Produc
     return new
 
 
+def _request_rebuild(state: ControlState, command: RequestRebuild, offset: int) -> Job:
+    return _add_job(state, Job(command.job_id, REBUILD, command.at_ms, offset))
+
+
+def _request_verification(state: ControlState, command: RequestVerification, offset: int) -> Job:
+    return _add_job(state, Job(command.job_id, VERIFICATION, command.at_ms, offset))
+
+
+def _add_job(state: ControlState, job: Job) -> Job:
+    if job.id in state.jobs:
+        raise ApiError("already_exists", f"A {job.kind} with this id exists.")
+    state.jobs[job.id] = job
+    if len(state.jobs) > JOBS_KEPT:
+        del state.jobs[next(iter(state.jobs))]
+    return job
+
+
 _HANDLERS: dict[type[Struct], Callable[..., Entity]] = {
     CreateWorkspace: _create_workspace,
     PatchWorkspace: _patch_workspace,
@@ -363,4 +401,6 @@ _HANDLERS: dict[type[Struct], Callable[..., Entity]] = {
     ReactivateWorkflow: _reactivate_workflow,
     DeleteWorkflow: _delete_workflow,
     OpenProducer: _open_producer,
+    RequestRebuild: _request_rebuild,
+    RequestVerification: _request_verification,
 }

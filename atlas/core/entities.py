@@ -145,3 +145,16 @@ class Producer(Struct, frozen=True, kw_only=True):
 def secret_context(workspace_id: str, environment: str, target: str) -> str:
     """What a signing secret's ciphertext is bound to."""
     return f"{workspace_id}/{environment}/{target}"
+
+
+REBUILD = "rebuild"
+VERIFICATION = "verification"
+
+
+class Job(Struct, frozen=True):
+    """Something asked of whoever writes the read model. `offset` is that of its control record."""
+
+    id: str
+    kind: str
+    requested_at_ms: int
+    offset: int

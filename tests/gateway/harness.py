@@ -87,7 +87,13 @@ class Gateway:
     """See the module. Make one with `gateway`."""
 
     def __init__(
-        self, log: Log, clock: VirtualClock, quota: Quota, handlers: Handlers | None, topics_max: int
+        self,
+        log: Log,
+        clock: VirtualClock,
+        quota: Quota,
+        handlers: Handlers | None,
+        topics_max: int,
+        read_model: ReadModel | None = None,
     ) -> None:
         self.clock = clock
         self.log = log
@@ -103,7 +109,7 @@ class Gateway:
             registry=self.registry,
             acceptor=cast(EmbeddedLog, log),
             log=log,
-            read_model=cast(ReadModel, None),
+            read_model=cast(ReadModel, read_model),
             secret_box=self.secret_box,
             metrics=self.metrics,
             quota_default=quota,
@@ -166,6 +172,7 @@ async def gateway(
     quota: Quota = WIDE,
     handlers: Handlers | None = None,
     topics_max: int = TOPICS_MAX_DEFAULT,
+    read_model: ReadModel | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway that is up, with a workspace.
 
@@ -175,10 +182,11 @@ async def gateway(
         quota: the platform's default.
         handlers: of the paths of events, other than the shipped ones.
         topics_max: streams of all workspaces together.
+        read_model: for what shows something of it.
     """
     log = await EmbeddedLog.open(directory / "log.db", clock, shards=SHARDS, threads=False)
     await log.create_topic(CONTROL_TOPIC, 1, None)
-    made = Gateway(log, clock, quota, handlers, topics_max)
+    made = Gateway(log, clock, quota, handlers, topics_max, read_model)
     folding = asyncio.create_task(made.registry.run(), name="registry")
     try:
         await made.registry.catch_up()
