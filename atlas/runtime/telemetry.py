@@ -71,6 +71,7 @@ class Metrics:
         )
         self.void_facts = Counter("atlas_void_facts", "Facts void in the fold.", registry=r)
         self.restarts = Counter("atlas_task_restarts", "Supervised tasks restarted.", ["task"], registry=r)
+        self.ready = Gauge("atlas_ready", "1 while /readyz answers 200, else 0.", registry=r)
         self.log_lines_dropped = Counter("atlas_log_lines_dropped", "Log lines dropped.", registry=r)
 
 

@@ -163,7 +163,7 @@ class Broker:
 
     def _format(self, jars: Path) -> None:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = [*_java(jars), "-Xmx128m", "kafka.tools.StorageTool", "format", "--standalone"]
+        command = [*java(jars), "-Xmx128m", "kafka.tools.StorageTool", "format", "--standalone"]
         ended = subprocess.run(
             [*command, "-t", cluster, "-c", str(self._properties)],
             stdin=subprocess.DEVNULL,
@@ -181,7 +181,7 @@ class Broker:
         with (self.home / "broker.log").open("ab") as log:
             # A session of its own: Ctrl-C for whoever started it is not for the broker.
             process = subprocess.Popen(
-                [*_java(jars), *memory, "kafka.Kafka", str(self._properties)],
+                [*java(jars), *memory, "kafka.Kafka", str(self._properties)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -280,7 +280,8 @@ def _need_java() -> None:
         raise NoBroker(f"Kafka needs Java {JAVA_VERSION_MIN} or later")
 
 
-def _java(jars: Path) -> list[str]:
+def java(jars: Path) -> list[str]:
+    """The command line that a class of the broker's jars, and its arguments, are put behind."""
     return ["java", "-cp", f"{jars.resolve()}/*", f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"]
 
 
