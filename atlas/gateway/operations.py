@@ -38,7 +38,7 @@ class Operations:
         return json_reply(200 if _is_ready(report) else 503, report)
 
     async def metrics(self, call: Call) -> Reply:
-        """Prometheus text. Readiness is found out for each, so that an alert needs nobody to ask `/readyz`."""
+        """Prometheus text, readiness in it: an alert needs nobody to ask `/readyz`."""
         refuse_parameters(call)
         self._metrics.ready.set(_is_ready(await self._readiness()))
         return Reply(200, generate_latest(self._metrics.registry), _METRICS_TYPE)
