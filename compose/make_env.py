@@ -7,8 +7,8 @@ import sys
 
 from atlas.bootstrap import MASTER_KEY_BYTES
 from atlas.core.tokens import ENTROPY_BYTES, make_operator_token
-from atlas.dev_secrets import MASTER_KEY_VARIABLE, OPERATOR_VARIABLE
+from atlas.settings import MASTER_KEY_VARIABLE, TOKEN_VARIABLE
 
 if __name__ == "__main__":
     sys.stdout.write(f"{MASTER_KEY_VARIABLE}={os.urandom(MASTER_KEY_BYTES).hex()}\n")
-    sys.stdout.write(f"{OPERATOR_VARIABLE}={make_operator_token(os.urandom(ENTROPY_BYTES))}\n")
+    sys.stdout.write(f"{TOKEN_VARIABLE}={make_operator_token(os.urandom(ENTROPY_BYTES))}\n")

@@ -70,7 +70,7 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
             LogError: the settings contradict each other, or a file of theirs cannot be used.
         """
         security = self.security
-        if security.username is not None and security.password is None:
+        if security.username is not None and not security.password:
             raise LogError("a user name for Kafka needs a password")
         if not security.tls and (security.ca_file, security.cert_file) != (None, None):
             raise LogError("certificates for Kafka need TLS")

@@ -15,8 +15,6 @@ COMPOSE: Final = ROOT / "compose"
 KAFKA_SERVICES: Final = ("kafka-1", "kafka-2", "kafka-3")
 #: The processes of ours, and the port of each one's health, readiness and metrics.
 PORT_BY_PROCESS: Final = {"gateway": 8080, "projector": 8081, "deliverer": 8082}
-#: Given by the environment alone, never on a command line.
-SECRETS: Final = {"ATLAS_MASTER_KEY", "ATLAS_OPERATOR_TOKEN", "ATLAS_KAFKA_PASSWORD"}
 
 
 def load(name: str) -> Any:

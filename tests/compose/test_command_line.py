@@ -6,9 +6,9 @@ import click
 import pytest
 
 from atlas.cli import main
+from atlas.settings import SECRETS
 from tests.compose.files import (
     PORT_BY_PROCESS,
-    SECRETS,
     argument,
     exec_form,
     image_environment,
@@ -34,7 +34,7 @@ def test_a_process_takes_what_it_is_given(process: str) -> None:
     assert service["command"] == [process]
     given = {name for name in service["environment"] if name.startswith("ATLAS_")}
     assert given
-    assert given <= envvars(main.commands[process]) | SECRETS
+    assert given <= envvars(main.commands[process]) | SECRETS.keys()
 
 
 @pytest.mark.parametrize(("process", "port"), PORT_BY_PROCESS.items())

@@ -19,11 +19,11 @@ import pytest
 
 from atlas.runtime.telemetry import Metrics
 from atlas.serve import CUT_OFF_S, GRACEFUL_S
+from atlas.settings import SECRETS
 from tests.compose.files import (
     COMPOSE,
     KAFKA_SERVICES,
     PORT_BY_PROCESS,
-    SECRETS,
     argument,
     exec_form,
     image_environment,

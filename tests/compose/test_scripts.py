@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from atlas.dev_secrets import MASTER_KEY_VARIABLE, OPERATOR_VARIABLE, master_key, operator_token
+from atlas.installation_secrets import master_key, operator_token
+from atlas.settings import MASTER_KEY_VARIABLE, TOKEN_VARIABLE
 from scripts.kafka_lib.broker import free_port
 from tests.compose.files import COMPOSE
 from tests.processes import START_MAX_S
@@ -81,10 +82,10 @@ def test_the_env_file_holds_secrets_that_processes_take(
 ) -> None:
     lines = run("make_env.py").stdout.splitlines()
     given = dict(line.split("=", 1) for line in lines)
-    assert list(given) == [MASTER_KEY_VARIABLE, OPERATOR_VARIABLE]
+    assert list(given) == [MASTER_KEY_VARIABLE, TOKEN_VARIABLE]
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     assert master_key(tmp_path).hex() == given[MASTER_KEY_VARIABLE]
-    assert operator_token(tmp_path) == given[OPERATOR_VARIABLE]
+    assert operator_token(tmp_path) == given[TOKEN_VARIABLE]
     assert list(tmp_path.iterdir()) == []
     assert run("make_env.py").stdout.splitlines() != lines

@@ -15,6 +15,7 @@ import uvloop
 
 from atlas.adapters.kafka_acceptor import KafkaAcceptor
 from atlas.adapters.kafka_fence import fence
+from atlas.adapters.kafka_group import KafkaMember
 from atlas.adapters.kafka_log import KafkaLog
 from atlas.adapters.kafka_settings import KafkaSecurity, KafkaSettings
 from atlas.adapters.system_clock import SystemClock
@@ -22,6 +23,7 @@ from atlas.core.errors import LogError, LogUnavailable
 from atlas.ports.log import TopicPartition
 from tests.conformance.log_deployments import AT_ONCE_S, read_all, records, values
 from tests.conformance.test_acceptor import CONFLICT, appended, candidate, replayed
+from tests.kafka.control import Control
 from tests.kafka.secure_broker import PASSWORD, SecureBroker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -85,18 +87,22 @@ async def check_group(log: KafkaLog, source: TopicPartition) -> None:
 
 async def check_acceptance(log: KafkaLog, source: TopicPartition, index: Path) -> None:
     """Through the producer, and through the one that takes its place once it is fenced."""
-    acceptor = await KafkaAcceptor.open(log, index, SystemClock())
+    clock = SystemClock()
+    control = await Control.open(log, clock)
+    acceptor = await KafkaAcceptor.open(log, index, clock, control.producers)
+    await acceptor.recovered()
     first, second = (candidate(source.topic, name, "payload", f"answer {name}") for name in ("k", "l"))
     assert await acceptor.accept([first]) == [appended(first)]
     assert await acceptor.accept([first]) == [replayed(first)]
     fenced = await log.producer.owner()
-    await fence(log.cluster, fenced, source)
+    await fence(log.cluster, fenced, [source])
     with pytest.raises(LogUnavailable):
         await acceptor.accept([second])
     assert await acceptor.accept([second]) == [appended(second)]
     assert await acceptor.accept([candidate(source.topic, "l", "another")]) == [CONFLICT]
     assert await log.producer.owner() != fenced
     await acceptor.close()
+    await control.close()
 
 
 # --- what is refused
@@ -172,6 +178,7 @@ async def test_every_client_of_a_log_is_as_secure(secure: SecureBroker) -> None:
         member = await log.join("secure", topic)
         async with asyncio.timeout(3 * AT_ONCE_S):
             await member.assignment_changed(frozenset())
+        assert isinstance(member, KafkaMember)
         assert member._membership is not None
         clients = [log.cluster._client, log.producer._producer.client, member._membership._client]
         for client in clients:
