@@ -35,9 +35,14 @@ class Operations:
         """Whether it can append and is making progress: 200, or 503 with what is not."""
         refuse_parameters(call)
         report = await self._readiness()
-        return json_reply(200 if report["status"] == "ready" else 503, report)
+        return json_reply(200 if _is_ready(report) else 503, report)
 
     async def metrics(self, call: Call) -> Reply:
-        """Prometheus text."""
+        """Prometheus text, readiness in it: an alert needs nobody to ask `/readyz`."""
         refuse_parameters(call)
+        self._metrics.ready.set(_is_ready(await self._readiness()))
         return Reply(200, generate_latest(self._metrics.registry), _METRICS_TYPE)
+
+
+def _is_ready(report: dict[str, Any]) -> bool:
+    return bool(report["status"] == "ready")
