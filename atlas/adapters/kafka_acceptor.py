@@ -249,7 +249,7 @@ class KafkaAcceptor:
         left = {index: self._reservation(call, index, owner) for index in call.own}
         while left:
             rows = list(left.values())
-            known = await self._index.run(partial(KeyIndex.reserve, rows=rows))
+            known = await self._index.run_rows(KeyIndex.reserve, rows)
             doubts: set[Doubt] = set()
             for index, row in [*left.items()]:
                 found = known.get(row.dedup_key)
@@ -320,7 +320,7 @@ class KafkaAcceptor:
 
     async def _take(self, rows: Sequence[Reservation], claims: Sequence[_Claim]) -> None:
         try:
-            await self._index.run(partial(KeyIndex.take, rows=rows, positions=self._standing.to_write()))
+            await self._index.run_rows(KeyIndex.take, rows)
         finally:
             for claim in claims:
                 self._forget(claim)

@@ -15,7 +15,6 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -125,11 +124,8 @@ class KeyIndex:
         insert(self._db, "reservation", _COLUMNS, free)
         return known
 
-    def take(
-        self, rows: Sequence[Reservation], positions: Mapping[TopicPartition, int] = MappingProxyType({})
-    ) -> None:
-        """Their records are in the log; positions move."""
-        self.advance(positions)
+    def take(self, rows: Sequence[Reservation]) -> None:
+        """Their records are in the log."""
         held = self._held(rows)
         self._drop([row.dedup_key for row in held])
         self._buckets.add([(row.dedup_key, row.payload_hash, row.response) for row in held], self._now_ms())
