@@ -36,10 +36,10 @@ _SHUT_OUT: Final = {46, 47}
 
 def digest(record: NewRecord | Record) -> bytes:
     """Names a record by what is in it."""
-    made = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for part in (record.key, record.value):
-        made.update(b"-" if part is None else b"%d:" % len(part) + part)
-    return made.digest()
+    key, value = record.key, record.value
+    text = b"-" if key is None else b"%d:%b" % (len(key), key)
+    text += b"-" if value is None else b"%d:%b" % (len(value), value)
+    return hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest()
 
 
 async def fence(
