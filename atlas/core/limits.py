@@ -85,6 +85,10 @@ IN_FLIGHT_MAX: Final = 1_000
 RATE_PER_SECOND_MIN: Final = 1
 RATE_PER_SECOND_MAX: Final = 10_000
 
+# Deliveries.
+#: What is kept of a target's answer.
+RESPONSE_BODY_BYTES_MAX: Final = 4_096
+
 # Keys.
 OVERLAP_S_MAX: Final = 604_800
 OVERLAP_S_DEFAULT: Final = 3_600

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import Any, Final, Protocol, TypeVar
 
@@ -34,7 +34,9 @@ def cursor_with(prefix: str) -> CursorOf:
     return lambda values: page_cursor(values, prefix)
 
 
-def page(call: Call, cursor_of: CursorOf, items: Iterable[T], view: Callable[[T], dict[str, Any]]) -> Reply:
+def page(
+    call: Call, cursor_of: CursorOf, items: Iterable[T], view: Callable[[T], Mapping[str, Any]]
+) -> Reply:
     """The page that `limit` and `cursor` ask for.
 
     Raises:

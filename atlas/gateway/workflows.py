@@ -22,7 +22,7 @@ from atlas.core.requests import RotateRequest, WorkflowCreate, WorkflowPatch, pa
 from atlas.gateway.call import Call, Reply, Services, json_reply
 from atlas.gateway.pages import page
 from atlas.gateway.parameters import refuse_parameters
-from atlas.gateway.views import workflow_view
+from atlas.gateway.views import workflow_view, workflow_with_secret
 
 ID_PREFIX: Final = "wf_"
 #: What Standard Webhooks asks for is 24 to 64 random bytes.
@@ -122,7 +122,8 @@ class Workflows:
     async def _propose(self, command: Command, status: int = 200, secret: str | None = None) -> Reply:
         workflow = await self._registry.propose(command)
         assert isinstance(workflow, Workflow)
-        return json_reply(status, workflow_view(workflow, secret))
+        shown = workflow_view(workflow) if secret is None else workflow_with_secret(workflow, secret)
+        return json_reply(status, shown)
 
     def _new_secret(self, scope: Scope, workflow_id: str) -> tuple[str, str]:
         """A signing secret, open and sealed."""
