@@ -127,8 +127,14 @@ WorkflowId = Annotated[str, Meta(pattern=WORKFLOW_ID_PATTERN)]
 Description = Annotated[str, Meta(max_length=DESCRIPTION_CHARS_MAX)]
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
 RetentionDays = Annotated[int, Meta(ge=RETENTION_DAYS_MIN, le=RETENTION_DAYS_MAX)]
-DefaultRoutes = Annotated[tuple[WorkflowId, ...], Meta(max_length=DEFAULT_ROUTES_MAX)]
-KeyStreams = Annotated[tuple[StreamName, ...], Meta(min_length=1, max_length=STREAMS_MAX)]
+#: A schema says so; `requests` finds the one that is named twice.
+_NO_REPEATS: Final = {"uniqueItems": True}
+DefaultRoutes = Annotated[
+    tuple[WorkflowId, ...], Meta(max_length=DEFAULT_ROUTES_MAX, extra_json_schema=_NO_REPEATS)
+]
+KeyStreams = Annotated[
+    tuple[StreamName, ...], Meta(min_length=1, max_length=STREAMS_MAX, extra_json_schema=_NO_REPEATS)
+]
 TimeoutMs = Annotated[int, Meta(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX)]
 RetryDelayS = Annotated[int, Meta(ge=RETRY_DELAY_S_MIN, le=RETRY_DELAY_S_MAX)]
 RetrySchedule = Annotated[tuple[RetryDelayS, ...], Meta(max_length=RETRIES_MAX)]

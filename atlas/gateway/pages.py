@@ -11,7 +11,7 @@ from atlas.core.limits import PAGE_MAX
 from atlas.gateway.call import Call, Reply, list_reply
 from atlas.gateway.parameters import page_cursor, page_limit, parameters
 
-_KNOWN: Final = frozenset({"limit", "cursor"})
+PARAMETERS: Final = frozenset({"limit", "cursor"})
 _by_id: Final = attrgetter("id")
 
 
@@ -42,7 +42,7 @@ def page(
     Raises:
         InvalidRequest: a parameter is unknown or not of its form.
     """
-    values = parameters(call, _KNOWN)
+    values = parameters(call, PARAMETERS)
     limit, cursor = page_limit(values), cursor_of(values)
     after = items if cursor is None else (item for item in items if item.id > cursor)
     chosen = heapq.nsmallest(min(limit, PAGE_MAX) + 1, after, key=_by_id)
