@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic, Literal, NotRequired, TypedDict, Typ
 
 from atlas.core import shapes
 from atlas.core.entities import DisabledReason
-from atlas.core.errors import HTTP_STATUS_BY_CODE
+from atlas.core.errors import FIELD_PATH_CHARS_MAX, HTTP_STATUS_BY_CODE
 from atlas.core.facts import Environment, Outcome
 from atlas.core.lifecycle import EVENT_STATUSES, ROUTE_STATUSES
 
@@ -41,6 +41,23 @@ class ErrorObject(TypedDict):
     message: shapes.Message
     request_id: shapes.RequestId
     details: Mapping[str, Any]
+
+
+class InvalidDetails(TypedDict):
+    """`details` of a 400.
+
+    `field` is the dotted path of the first thing wrong, a header's or parameter's name, or null when the body
+    as a whole is wrong.
+    """
+
+    field: Annotated[str, shapes.said(maxLength=FIELD_PATH_CHARS_MAX)] | None
+    reason: shapes.Message
+
+
+class RetryDetails(TypedDict):
+    """`details` of a 429 and a 503: when to try again."""
+
+    retry_after_ms: shapes.DurationMs
 
 
 class ErrorAnswer(TypedDict):

@@ -103,7 +103,7 @@ class _DeliveryFact(_Fact, frozen=True, kw_only=True):
     event_id: shapes.EventId
     topic: shapes.EventTopic
     offset: Offset
-    target: shapes.WorkflowId
+    target: shapes.Target
     replay: Count = 0
 
 
@@ -119,7 +119,7 @@ class DecidedRoute(msgspec.Struct, frozen=True, array_like=True):
 
     topic: shapes.EventTopic
     offset: Offset
-    target: shapes.WorkflowId
+    target: shapes.Target
 
 
 class ShardCheckpoint(_Fact, frozen=True, kw_only=True, tag="shard.checkpoint"):

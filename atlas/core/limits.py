@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from atlas.core.targets import HEADERS_MAX
+from atlas.core.targets import HEADER_NAME_CHARS_MAX, HEADER_VALUE_CHARS_MAX, HEADERS_MAX
 
 # Heads: the request line and the headers. Not in the documents; without a bound one request takes 50 MB.
 #: A server may take as much more as it reads at once (64 to 256 KiB), but never goes on reading.
@@ -140,7 +140,14 @@ RetryDelayS = Annotated[int, Meta(ge=RETRY_DELAY_S_MIN, le=RETRY_DELAY_S_MAX)]
 RetrySchedule = Annotated[tuple[RetryDelayS, ...], Meta(max_length=RETRIES_MAX)]
 InFlight = Annotated[int, Meta(ge=IN_FLIGHT_MIN, le=IN_FLIGHT_MAX)]
 RatePerSecond = Annotated[int, Meta(ge=RATE_PER_SECOND_MIN, le=RATE_PER_SECOND_MAX)]
-Headers = Annotated[dict[str, str], Meta(max_length=HEADERS_MAX)]
+# `targets` checks names and values, whose case and characters matter too.
+Headers = Annotated[
+    dict[
+        Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": HEADER_NAME_CHARS_MAX})],
+        Annotated[str, Meta(extra_json_schema={"maxLength": HEADER_VALUE_CHARS_MAX})],
+    ],
+    Meta(max_length=HEADERS_MAX),
+]
 ActorText = Annotated[str, Meta(max_length=ACTOR_CHARS_MAX)]
 NewWorkflowId = Annotated[str, Meta(pattern=NEW_WORKFLOW_ID_PATTERN)]
 IdempotencyKey = Annotated[str, Meta(pattern=IDEMPOTENCY_KEY_PATTERN)]

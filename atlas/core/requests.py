@@ -55,7 +55,9 @@ class Actor(_Body, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EventIn(_Body, frozen=True, kw_only=True):
-    """Body of `POST /v1/events`. `check_event` does what types cannot say."""
+    """Body of `POST /v1/events`."""
+
+    # `check_event` does what types cannot say.
 
     stream: limits.StreamName
     type: limits.EventType
@@ -77,11 +79,9 @@ class BatchEventIn(EventIn, frozen=True, kw_only=True):
 
 
 class BatchIn(_Body, frozen=True, kw_only=True):
-    """Body of `POST /v1/events/batch`; items are parsed one by one, so that a bad one spoils no other.
+    """Body of `POST /v1/events/batch`; items are parsed one by one, so that a bad one spoils no other."""
 
-    Nothing in them is looked at before: a NUL, which an item may hold in its `data`, least of all.
-    """
-
+    # Nothing in them is looked at before: a NUL, which an item may hold in its `data`, least of all.
     events: Annotated[list[Any], Meta(min_length=1, max_length=limits.BATCH_EVENTS_MAX)]
 
 
@@ -139,6 +139,10 @@ class RotateRequest(_Body, frozen=True, kw_only=True):
     """Body of a key's `rotate` and a workflow's `rotate-secret`."""
 
     overlap_seconds: limits.OverlapS = limits.OVERLAP_S_DEFAULT
+
+
+class Nothing(_Body, frozen=True, kw_only=True):
+    """For a POST that says everything in its path: no body, or an empty object."""
 
 
 class WorkspaceCreate(_Body, frozen=True, kw_only=True):

@@ -40,6 +40,8 @@ KeyId = Annotated[str, said(pattern=id_pattern("key_"))]
 CommandId = Annotated[str, said(pattern=id_pattern("cmd_"))]
 RequestId = Annotated[str, said(pattern=id_pattern("req_"))]
 WorkflowId = Annotated[str, said(pattern=portable(limits.WORKFLOW_ID_PATTERN))]
+#: What a delivery goes to: a workflow, or a webhook endpoint.
+Target = Annotated[str, said(pattern=f"{portable(limits.WORKFLOW_ID_PATTERN)}|{id_pattern('we_')}")]
 StreamName = Annotated[str, said(pattern=portable(limits.STREAM_NAME_PATTERN))]
 EventType = Annotated[
     str, said(pattern=portable(limits.EVENT_TYPE_PATTERN), maxLength=limits.EVENT_TYPE_CHARS_MAX)
@@ -104,16 +106,27 @@ _ACTOR: Final = said(
         "user_agent": {"type": "string", "maxLength": limits.USER_AGENT_CHARS_MAX},
     },
 )
-_METADATA: Final = said(
-    maxProperties=limits.METADATA_KEYS_MAX,
-    propertyNames={"minLength": 1, "maxLength": limits.METADATA_KEY_CHARS_MAX},
-    additionalProperties={"type": "string", "maxLength": limits.METADATA_VALUE_CHARS_MAX},
-)
-Actor = Annotated[dict[str, str], _ACTOR]
-Metadata = Annotated[dict[str, str], _METADATA]
-#: The same where the answer holds it as JSON text already.
-ActorShown = Annotated[Any, _ACTOR, said(type="object", additionalProperties={"type": "string"})]
-MetadataShown = Annotated[Any, _METADATA, said(type="object")]
+_METADATA: Final = said(maxProperties=limits.METADATA_KEYS_MAX)
+_MORE_OF_ACTOR: Final = said("A field that was added later.")
+_KEY: Final = said(minLength=1, maxLength=limits.METADATA_KEY_CHARS_MAX)
+_VALUE: Final = said(maxLength=limits.METADATA_VALUE_CHARS_MAX)
+Actor = Annotated[dict[str, Annotated[str, _MORE_OF_ACTOR]], _ACTOR]
+Metadata = Annotated[dict[Annotated[str, _KEY], Annotated[str, _VALUE]], _METADATA]
+#: The same where the code holds JSON text already, and no dictionary.
+ActorShown = Annotated[
+    Any,
+    _ACTOR,
+    said(type="object", additionalProperties={"type": "string", **(_MORE_OF_ACTOR.extra_json_schema or {})}),
+]
+MetadataShown = Annotated[
+    Any,
+    _METADATA,
+    said(
+        type="object",
+        propertyNames=_KEY.extra_json_schema,
+        additionalProperties={"type": "string", **(_VALUE.extra_json_schema or {})},
+    ),
+]
 Routes = Annotated[tuple[WorkflowId, ...], said(maxItems=limits.DEFAULT_ROUTES_MAX, uniqueItems=True)]
 KeyStreams = Annotated[
     tuple[StreamName, ...], said(minItems=1, maxItems=limits.STREAMS_MAX, uniqueItems=True)

@@ -18,7 +18,7 @@ from atlas.core.commands import (
 from atlas.core.entities import BY_REQUEST, Scope, SealedSecret, Workflow, secret_context
 from atlas.core.errors import InvalidRequest
 from atlas.core.limits import WORKFLOW_ID_PATTERN
-from atlas.core.requests import RotateRequest, WorkflowCreate, WorkflowPatch, parse
+from atlas.core.requests import Nothing, RotateRequest, WorkflowCreate, WorkflowPatch, parse
 from atlas.gateway.call import Call, Reply, Services, json_reply
 from atlas.gateway.pages import page
 from atlas.gateway.parameters import refuse_parameters
@@ -151,5 +151,4 @@ def _cursor(values: dict[str, str]) -> str | None:
 async def _refuse_input(call: Call) -> None:
     """For a POST that says everything in its path."""
     refuse_parameters(call)
-    for field in await call.json_or_empty():
-        raise InvalidRequest(field, "is an unknown field")
+    parse(Nothing, await call.json_or_empty())
