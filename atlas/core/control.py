@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections import ChainMap, OrderedDict
 from collections.abc import Callable, MutableMapping
-from itertools import pairwise
 from typing import Final
 
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
+from atlas.core import control_operations
 from atlas.core.commands import (
     ArchiveStream,
     Command,
@@ -40,8 +40,6 @@ from atlas.core.commands import (
 from atlas.core.entities import (
     DISABLED,
     ENABLED,
-    REBUILD,
-    VERIFICATION,
     ApiKey,
     Job,
     Producer,
@@ -55,15 +53,6 @@ from atlas.core.errors import ApiError, InvalidRequest
 
 #: Decisions kept for proposers that resend; one waits seconds, this is minutes of the busiest plane.
 DECISIONS_KEPT: Final = 10_000
-#: A producer is forgotten this long after the next was opened: keys live for 24 hours, and no request stays
-#: on its way for a fraction of the rest (a broker closes a silent connection after ten minutes).
-PRODUCERS_KEPT_MS: Final = 26 * 3_600_000
-#: Those before are forgotten: so many are not opened within minutes.
-PRODUCERS_KEPT_MAX: Final = 1_000
-
-#: Rebuilds and verifications remembered, the newest.
-JOBS_KEPT: Final = 1_000
-
 Entity = Workspace | ApiKey | Stream | Workflow | Producer | Job
 Decision = Entity | ApiError
 
@@ -355,37 +344,6 @@ def _delete_workflow(state: ControlState, command: DeleteWorkflow, _: int) -> Wo
     return old
 
 
-def _open_producer(state: ControlState, command: OpenProducer, _: int) -> Producer:
-    new, known = command.producer, state.producers
-    if known and known[-1].index != new.index and any(old.index == new.index for old in known):
-        raise ApiError("already_exists", "Another idempotency index has been opened since.")
-    # By the time of those that came next, not its own: a producer may be in use for weeks.
-    kept = [
-        old
-        for old, following in pairwise((*known, new))
-        if new.opened_at_ms - following.opened_at_ms < PRODUCERS_KEPT_MS
-    ]
-    state.producers = (*kept, new)[-PRODUCERS_KEPT_MAX:]
-    return new
-
-
-def _request_rebuild(state: ControlState, command: RequestRebuild, offset: int) -> Job:
-    return _add_job(state, Job(command.job_id, REBUILD, command.at_ms, offset))
-
-
-def _request_verification(state: ControlState, command: RequestVerification, offset: int) -> Job:
-    return _add_job(state, Job(command.job_id, VERIFICATION, command.at_ms, offset))
-
-
-def _add_job(state: ControlState, job: Job) -> Job:
-    if job.id in state.jobs:
-        raise ApiError("already_exists", f"A {job.kind} with this id exists.")
-    state.jobs[job.id] = job
-    if len(state.jobs) > JOBS_KEPT:
-        del state.jobs[next(iter(state.jobs))]
-    return job
-
-
 _HANDLERS: dict[type[Struct], Callable[..., Entity]] = {
     CreateWorkspace: _create_workspace,
     PatchWorkspace: _patch_workspace,
@@ -400,7 +358,7 @@ _HANDLERS: dict[type[Struct], Callable[..., Entity]] = {
     DisableWorkflow: _disable_workflow,
     ReactivateWorkflow: _reactivate_workflow,
     DeleteWorkflow: _delete_workflow,
-    OpenProducer: _open_producer,
-    RequestRebuild: _request_rebuild,
-    RequestVerification: _request_verification,
+    OpenProducer: control_operations.open_producer,
+    RequestRebuild: control_operations.request_rebuild,
+    RequestVerification: control_operations.request_verification,
 }

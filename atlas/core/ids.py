@@ -70,6 +70,11 @@ def delivery_id(event_id: str, target_id: str, replay_number: int) -> str:
     return "whd_" + ulid(int.from_bytes(digest[:6], "big"), digest[6:16])
 
 
+def id_pattern(prefix: str) -> str:
+    """The form of an id, as a regular expression that every language reads."""
+    return f"^{prefix}{_ULID}$"
+
+
 def is_id(prefix: str, text: str) -> bool:
     """Whether `text` is `prefix` (`evt_`, ...) and a ULID, in upper case; nothing else is an id."""
     return _pattern(prefix)(text) is not None

@@ -21,13 +21,23 @@ import msgspec
 import orjson
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from atlas.core import limits
+from atlas.core import limits, shapes
 from atlas.core.entities import MAX_IN_FLIGHT_DEFAULT, TIMEOUT_MS_DEFAULT
 from atlas.core.errors import InvalidRequest
+from atlas.core.refusals import explain, invalid_at
 from atlas.core.retry import DEFAULT_SCHEDULE_S
 from atlas.core.strict_json import find_nul
-from atlas.core.targets import check_headers, check_url
+from atlas.core.targets import URL_CHARS_MAX, check_headers, check_url
 from atlas.core.timestamps import parse_occurred_at
+
+Url = Annotated[
+    str,
+    shapes.said(
+        "http or https, a host, no user name or password, no fragment.",
+        pattern="^https?://",
+        maxLength=URL_CHARS_MAX,
+    ),
+]
 
 
 class _Body(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -40,17 +50,23 @@ class Actor(_Body, frozen=True, kw_only=True, omit_defaults=True):
     type: limits.ActorText | None = None
     id: limits.ActorText | None = None
     tenant_id: limits.ActorText | None = None
-    ip: limits.ActorText | None = None
+    ip: Annotated[limits.ActorText, shapes.said("An IPv4 or IPv6 address, without a zone.")] | None = None
     user_agent: limits.UserAgent | None = None
 
 
 class EventIn(_Body, frozen=True, kw_only=True):
-    """Body of `POST /v1/events`. `check_event` does what types cannot say."""
+    """Body of `POST /v1/events`."""
+
+    # `check_event` does what types cannot say.
 
     stream: limits.StreamName
     type: limits.EventType
-    occurred_at: str
-    data: dict[str, Any]
+    occurred_at: Annotated[
+        str, shapes.said("RFC 3339 with `Z` or an offset, at most 9 fraction digits.", format="date-time")
+    ]
+    data: Annotated[
+        dict[str, Any], shapes.said(f"Under {limits.DATA_BYTES:,} bytes when serialized compactly.")
+    ]
     actor: Actor | None = None
     metadata: limits.Metadata | None = None
     ordering_key: limits.OrderingKey | None = None
@@ -63,15 +79,15 @@ class BatchEventIn(EventIn, frozen=True, kw_only=True):
 
 
 class BatchIn(_Body, frozen=True, kw_only=True):
-    """Body of `POST /v1/events/batch`; items are parsed one by one, so that a bad one spoils no other.
+    """Body of `POST /v1/events/batch`; items are parsed one by one, so that a bad one spoils no other."""
 
-    Nothing in them is looked at before: a NUL, which an item may hold in its `data`, least of all.
-    """
-
+    # Nothing in them is looked at before: a NUL, which an item may hold in its `data`, least of all.
     events: Annotated[list[Any], Meta(min_length=1, max_length=limits.BATCH_EVENTS_MAX)]
 
 
 class StreamCreate(_Body, frozen=True, kw_only=True):
+    """Body of `POST /v1/event-streams`."""
+
     name: limits.StreamName
     description: limits.Description | None = None
     retention_days: limits.RetentionDays = limits.RETENTION_DAYS_DEFAULT
@@ -79,14 +95,18 @@ class StreamCreate(_Body, frozen=True, kw_only=True):
 
 
 class StreamPatch(_Body, frozen=True, kw_only=True):
+    """Only the fields present change."""
+
     description: limits.Description | UnsetType | None = UNSET
     retention_days: limits.RetentionDays | UnsetType = UNSET
     default_routes: limits.DefaultRoutes | UnsetType = UNSET
 
 
 class WorkflowCreate(_Body, frozen=True, kw_only=True):
+    """Body of `POST /v1/workflows`."""
+
     id: limits.NewWorkflowId | None = None
-    url: str
+    url: Url
     description: limits.Description | None = None
     timeout_ms: limits.TimeoutMs = TIMEOUT_MS_DEFAULT
     retry_schedule_seconds: limits.RetrySchedule = DEFAULT_SCHEDULE_S
@@ -96,7 +116,9 @@ class WorkflowCreate(_Body, frozen=True, kw_only=True):
 
 
 class WorkflowPatch(_Body, frozen=True, kw_only=True):
-    url: str | UnsetType = UNSET
+    """Only the fields present change."""
+
+    url: Url | UnsetType = UNSET
     description: limits.Description | UnsetType | None = UNSET
     timeout_ms: limits.TimeoutMs | UnsetType = UNSET
     retry_schedule_seconds: limits.RetrySchedule | UnsetType = UNSET
@@ -119,21 +141,33 @@ class RotateRequest(_Body, frozen=True, kw_only=True):
     overlap_seconds: limits.OverlapS = limits.OVERLAP_S_DEFAULT
 
 
+class Nothing(_Body, frozen=True, kw_only=True):
+    """For a POST that says everything in its path: no body, or an empty object."""
+
+
 class WorkspaceCreate(_Body, frozen=True, kw_only=True):
+    """Body of `POST /admin/v1/workspaces`."""
+
     name: limits.Name
 
 
 class QuotaIn(_Body, frozen=True, kw_only=True):
+    """A leaky bucket of `burst` requests, drained at `requests_per_minute`."""
+
     requests_per_minute: limits.QuotaPerMinute
     burst: limits.QuotaBurst
 
 
 class QuotaPatch(_Body, frozen=True, kw_only=True):
+    """Quotas by environment; null is the platform's again."""
+
     live: QuotaIn | UnsetType | None = UNSET
     test: QuotaIn | UnsetType | None = UNSET
 
 
 class WorkspacePatch(_Body, frozen=True, kw_only=True):
+    """Only the fields present change."""
+
     quota: QuotaPatch | UnsetType = UNSET
     status: Literal["enabled", "suspended"] | UnsetType = UNSET
 
@@ -176,7 +210,7 @@ def parse(model: type[Model], value: object, at: str = "") -> Model:
     try:
         parsed = msgspec.convert(value, model)
     except msgspec.ValidationError as error:
-        raise _explain(model, value, str(error), at) from None
+        raise explain(model, value, str(error), at) from None
     if not isinstance(parsed, (EventIn, BatchIn)):
         _check(parsed, value, at)
     return parsed
@@ -278,7 +312,7 @@ def _check_target(body: WorkflowCreate | WorkflowPatch, at: str) -> None:
         if body.headers is not UNSET:
             check_headers(body.headers)
     except InvalidRequest as wrong:
-        raise _invalid([at, wrong.field or ""], wrong.reason) from None
+        raise invalid_at([at, wrong.field or ""], wrong.reason) from None
 
 
 def _refuse_repeats(items: Sequence[str] | UnsetType, at: str) -> None:
@@ -300,93 +334,3 @@ def _null_is_absent(model: type[Struct]) -> frozenset[str]:
         for field in msgspec.structs.fields(model)
         if not field.required and type(None) not in get_args(hints[field.name])
     )
-
-
-_AT: Final = re.compile(r" - at (`key` in )?`(\$[^`]*)`\Z")
-_STEP: Final = re.compile(r"\.([A-Za-z_]+)|\[(\d+|\.\.\.)\]")
-_MISSING: Final = "Object missing required field `"
-_UNKNOWN: Final = "Object contains unknown field `"
-_GOT: Final = re.compile(r"Expected `(.+)`, got `(.+)`")
-_LENGTH: Final = re.compile(r"Expected `(\w+)` of length ([<>])= (\d+)")
-_RANGE: Final = re.compile(r"Expected `int` ([<>])= (-?\d+)")
-_WORDS: Final = {
-    "str": "a string",
-    "int": "an integer",
-    "float": "a number with a fraction",
-    "bool": "true or false",
-    "object": "an object",
-    "array": "an array",
-    "null": "null",
-}
-_UNITS: Final = {"str": "characters", "array": "items", "object": "entries"}
-
-
-def _explain(model: type[Struct], value: object, text: str, at: str) -> InvalidRequest:
-    """A `msgspec.ValidationError` in our own words, its place as a dotted path.
-
-    msgspec says `<what> - at `$.a[0]``, for a value of a mapping `$.a[...]`, and for its key
-    `` `key` in `$.a` ``: which entry it was is found out here.
-    """
-    if text.startswith(_UNKNOWN) and type(value) is dict and text[len(_UNKNOWN) : -1] in value:
-        # At the top there is no place to take off, and the name may hold anything, even ` - at `.
-        return _invalid([at, text[len(_UNKNOWN) : -1]], "is an unknown field")
-    match = _AT.search(text)
-    what = text[: match.start()] if match else text
-    steps = [name or index for name, index in _STEP.findall(match[2])] if match else []
-    entry = "the value"
-    if match and match[1]:
-        steps.append("...")
-        entry = "the key"
-    if "..." in steps:
-        where = steps.index("...")
-        steps[where] = _bad_entry(model, value, steps[:where])
-        reason = f"{entry} {_reason(model, steps, what)}"
-    elif what.startswith(_MISSING):
-        steps.append(what[len(_MISSING) : -1])
-        reason = "is required"
-    elif what.startswith(_UNKNOWN):
-        steps.append(what[len(_UNKNOWN) : -1])
-        reason = "is an unknown field"
-    else:
-        reason = _reason(model, steps, what)
-    return _invalid([at, *steps], reason)
-
-
-def _invalid(segments: Sequence[str], reason: str) -> InvalidRequest:
-    path = ".".join(segment for i, segment in enumerate(segments) if segment or i)
-    return InvalidRequest(path or None, reason)
-
-
-def _reason(model: type[Struct], steps: Sequence[str], what: str) -> str:
-    if match := _GOT.match(what):
-        wanted = [_WORDS.get(name, name) for name in match[1].split(" | ") if name != "null"]
-        return f"must be {' or '.join(wanted)}, not {_WORDS.get(match[2], match[2])}"
-    if match := _LENGTH.match(what):
-        if (match[2], match[3]) == (">", "1"):
-            return "must not be empty"
-        bound = "most" if match[2] == "<" else "least"
-        return f"must have at {bound} {int(match[3]):,} {_UNITS[match[1]]}"
-    if match := _RANGE.match(what):
-        return f"must be at {'most' if match[1] == '<' else 'least'} {int(match[2]):,}"
-    for pattern, reason in limits.REASON_BY_PATTERN.items():
-        if repr(pattern) in what:
-            return reason
-    if what.startswith("Invalid enum value") and len(steps) == 1:
-        return f"must be one of: {', '.join(_choices(get_type_hints(model)[steps[0]]))}"
-    return "is not valid"
-
-
-def _choices(hint: object) -> list[str]:
-    """The values of the `Literal` in a field's type."""
-    return [choice for arg in get_args(hint) for choice in ([arg] if isinstance(arg, str) else _choices(arg))]
-
-
-def _bad_entry(model: type[Struct], value: Any, steps: Sequence[str]) -> str:
-    """Key of the first entry that the mapping at `steps` (all of them fields of `model`) fails with."""
-    field = steps[0]
-    for key, item in value[field].items():
-        try:
-            msgspec.convert({**value, field: {key: item}}, model)
-        except msgspec.ValidationError:
-            return str(key)
-    return "..."

@@ -74,13 +74,22 @@ def build_app(
         status: handlers that show events, other than `EventStatus`.
     """
     front = Front(services, operator_token_digest)
-    resources = [
+    return App(front, api_resources(services, readiness, ingest, status), _AREAS)
+
+
+def api_resources(
+    services: Services,
+    readiness: Readiness,
+    ingest: SendsEvents | None = None,
+    status: ShowsEvents | None = None,
+) -> list[Resource]:
+    """Every path of the API; schemas/openapi.json tells of each of them (arguments: see `build_app`)."""
+    return [
         *_event_resources(ingest or Ingest(services), status or EventStatus(services)),
         *_control_resources(services),
         *_operator_resources(services),
         *_open_resources(services, readiness),
     ]
-    return App(front, resources, _AREAS)
 
 
 def build_operations_app(services: CommonServices, readiness: Readiness) -> ASGIApp:

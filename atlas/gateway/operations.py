@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from atlas.core import answers
 from atlas.gateway.call import Call, Reply, json_reply
 from atlas.gateway.parameters import refuse_parameters
 from atlas.runtime.telemetry import Metrics
 
-#: Returns `{"status": "ready" | "unready", "checks": {...}}`.
-Readiness = Callable[[], Awaitable[dict[str, Any]]]
+#: Tells whether this process is ready, and what is not.
+Readiness = Callable[[], Awaitable[answers.Readiness]]
 
-_ALIVE: Final = orjson.dumps({"status": "alive"})
+_ALIVE: Final = orjson.dumps(answers.Alive(status="alive"))
 _METRICS_TYPE: Final = ((b"content-type", CONTENT_TYPE_PLAIN_0_0_4.encode()),)
 
 
@@ -44,5 +45,5 @@ class Operations:
         return Reply(200, generate_latest(self._metrics.registry), _METRICS_TYPE)
 
 
-def _is_ready(report: dict[str, Any]) -> bool:
+def _is_ready(report: answers.Readiness) -> bool:
     return bool(report["status"] == "ready")

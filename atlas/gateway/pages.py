@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter, gt, lt
 from typing import Any, Final, Protocol, TypeVar
 
@@ -11,7 +11,7 @@ from atlas.core.limits import PAGE_MAX
 from atlas.gateway.call import Call, Reply, list_reply
 from atlas.gateway.parameters import page_cursor, page_limit, parameters
 
-_KNOWN: Final = frozenset({"limit", "cursor"})
+PARAMETERS: Final = frozenset({"limit", "cursor"})
 _by_id: Final = attrgetter("id")
 
 
@@ -38,7 +38,7 @@ def page(
     call: Call,
     cursor_of: CursorOf,
     items: Iterable[T],
-    view: Callable[[T], dict[str, Any]],
+    view: Callable[[T], Mapping[str, Any]],
     *,
     newest_first: bool = False,
 ) -> Reply:
@@ -47,7 +47,7 @@ def page(
     Raises:
         InvalidRequest: a parameter is unknown or not of its form.
     """
-    values = parameters(call, _KNOWN)
+    values = parameters(call, PARAMETERS)
     limit, cursor = page_limit(values), cursor_of(values)
     choose, comes_after = (heapq.nlargest, lt) if newest_first else (heapq.nsmallest, gt)
     after = items if cursor is None else (item for item in items if comes_after(item.id, cursor))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from atlas.core import answers
 from atlas.core.entities import ApiKey, Quota, Stream, Workflow, Workspace
 from atlas.core.facts import ENVIRONMENTS
 from atlas.core.quota import effective_quota
@@ -11,7 +10,7 @@ from atlas.core.targets import mask_headers
 from atlas.core.timestamps import format_ms, format_s
 
 
-def stream_view(stream: Stream) -> dict[str, Any]:
+def stream_view(stream: Stream) -> answers.EventStream:
     """A stream, field for field as in the reference; its time in whole seconds."""
     return {
         "id": stream.id,
@@ -25,9 +24,9 @@ def stream_view(stream: Stream) -> dict[str, Any]:
     }
 
 
-def key_view(key: ApiKey, secret: str | None = None) -> dict[str, Any]:
-    """A key; with its secret only in the answer to its creation."""
-    view = {
+def key_view(key: ApiKey) -> answers.Key:
+    """A key, without its secret."""
+    return {
         "id": key.id,
         "object": "api_key",
         "kind": key.kind,
@@ -39,12 +38,16 @@ def key_view(key: ApiKey, secret: str | None = None) -> dict[str, Any]:
         "expires_at": _time(key.expires_at_ms),
         "revoked_at": _time(key.revoked_at_ms),
     }
-    return view if secret is None else {**view, "secret": secret}
 
 
-def workflow_view(workflow: Workflow, secret: str | None = None) -> dict[str, Any]:
-    """A workflow, its headers masked; with its secret only at creation and rotation."""
-    view = {
+def new_key_view(key: ApiKey, secret: str) -> answers.NewKey:
+    """A key in the answer to its creation, the one place that shows its secret."""
+    return {**key_view(key), "secret": secret}
+
+
+def workflow_view(workflow: Workflow) -> answers.Workflow:
+    """A workflow, its headers masked."""
+    return {
         "id": workflow.id,
         "object": "workflow",
         "url": workflow.url,
@@ -59,10 +62,14 @@ def workflow_view(workflow: Workflow, secret: str | None = None) -> dict[str, An
         "disabled_at": _time(workflow.disabled_at_ms),
         "created_at": format_ms(workflow.created_at_ms),
     }
-    return view if secret is None else {**view, "secret": secret}
 
 
-def workspace_view(workspace: Workspace, default: Quota) -> dict[str, Any]:
+def workflow_with_secret(workflow: Workflow, secret: str) -> answers.WorkflowWithSecret:
+    """A workflow in the answers to its creation and to a rotation."""
+    return {**workflow_view(workflow), "secret": secret}
+
+
+def workspace_view(workspace: Workspace, default: Quota) -> answers.Workspace:
     """A workspace and the quotas that hold for it, its own or the platform's."""
     quotas = {
         environment: _quota(effective_quota(workspace, environment, default)) for environment in ENVIRONMENTS
@@ -77,7 +84,7 @@ def workspace_view(workspace: Workspace, default: Quota) -> dict[str, Any]:
     }
 
 
-def _quota(quota: Quota) -> dict[str, int]:
+def _quota(quota: Quota) -> answers.QuotaInForce:
     return {"requests_per_minute": quota.requests_per_minute, "burst": quota.burst}
 
 

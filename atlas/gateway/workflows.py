@@ -18,11 +18,11 @@ from atlas.core.commands import (
 from atlas.core.entities import BY_REQUEST, Scope, SealedSecret, Workflow, secret_context
 from atlas.core.errors import InvalidRequest
 from atlas.core.limits import WORKFLOW_ID_PATTERN
-from atlas.core.requests import RotateRequest, WorkflowCreate, WorkflowPatch, parse
+from atlas.core.requests import Nothing, RotateRequest, WorkflowCreate, WorkflowPatch, parse
 from atlas.gateway.call import Call, Reply, Services, json_reply
 from atlas.gateway.pages import page
 from atlas.gateway.parameters import refuse_parameters
-from atlas.gateway.views import workflow_view
+from atlas.gateway.views import workflow_view, workflow_with_secret
 
 ID_PREFIX: Final = "wf_"
 #: What Standard Webhooks asks for is 24 to 64 random bytes.
@@ -122,7 +122,8 @@ class Workflows:
     async def _propose(self, command: Command, status: int = 200, secret: str | None = None) -> Reply:
         workflow = await self._registry.propose(command)
         assert isinstance(workflow, Workflow)
-        return json_reply(status, workflow_view(workflow, secret))
+        shown = workflow_view(workflow) if secret is None else workflow_with_secret(workflow, secret)
+        return json_reply(status, shown)
 
     def _new_secret(self, scope: Scope, workflow_id: str) -> tuple[str, str]:
         """A signing secret, open and sealed."""
@@ -150,5 +151,4 @@ def _cursor(values: dict[str, str]) -> str | None:
 async def _refuse_input(call: Call) -> None:
     """For a POST that says everything in its path."""
     refuse_parameters(call)
-    for field in await call.json_or_empty():
-        raise InvalidRequest(field, "is an unknown field")
+    parse(Nothing, await call.json_or_empty())

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atlas.core.commands import OpenProducer, decode_command, encode_command
-from atlas.core.control import PRODUCERS_KEPT_MAX, PRODUCERS_KEPT_MS, ControlState
+from atlas.core.control import ControlState
+from atlas.core.control_operations import PRODUCERS_KEPT_MAX, PRODUCERS_KEPT_MS
 from atlas.core.entities import Producer
 from atlas.core.errors import ApiError
 

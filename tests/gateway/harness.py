@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 from atlas.adapters.aes_secret_box import AesSecretBox
 from atlas.adapters.embedded_log import EmbeddedLog
+from atlas.core import answers
 from atlas.core.entities import Quota
 from atlas.core.facts import CONTROL_TOPIC
 from atlas.core.ids import IdSource
@@ -99,7 +100,7 @@ class Gateway:
         self.log = log
         self.registry = Registry(log, clock)
         self.metrics = Metrics()
-        self.ready: dict[str, Any] = {"status": "ready", "checks": {"log": "ok"}}
+        self.ready: answers.Readiness = {"status": "ready", "checks": {"log": "ok"}}
         entropy = Entropy()
         self.secret_box = AesSecretBox(MASTER_KEY, entropy)
         self.services = Services(
@@ -160,7 +161,7 @@ class Gateway:
         labels = {"route": route, "method": method, "status": status}
         return self.metrics.registry.get_sample_value("atlas_http_requests_total", labels) or 0.0
 
-    async def _readiness(self) -> dict[str, Any]:
+    async def _readiness(self) -> answers.Readiness:
         return self.ready
 
 
