@@ -27,6 +27,7 @@ from atlas.adapters.kafka_log import KafkaLog
 from atlas.adapters.kafka_settings import KafkaSecurity, KafkaSettings
 from atlas.adapters.sqlite_follower import follow_read_model
 from atlas.adapters.sqlite_read_model import open_read_model
+from atlas.adapters.sqlite_stores import SqliteStores
 from atlas.adapters.system_clock import SystemClock
 from atlas.core.facts import CONTROL_TOPIC, LIFECYCLE_TOPIC
 from atlas.ports.log import Log
@@ -95,6 +96,7 @@ async def open_embedded(
             log=log,
             read_model=read_model,
             secret_box=AesSecretBox(options.master_key, world.entropy) if options.master_key else None,
+            stores=SqliteStores(path, entropy=world.entropy) if path else None,
             open_acceptor=_the_log_itself(log) if Role.GATEWAY in options.roles else None,
             sender=_sender(options, world),
         )
@@ -138,6 +140,7 @@ async def open_on_kafka(
             log=log,
             read_model=read_model,
             secret_box=AesSecretBox(options.master_key, world.entropy) if options.master_key else None,
+            stores=SqliteStores(path, entropy=world.entropy) if Role.PROJECTOR in options.roles else None,
             open_acceptor=open_acceptor,
             sender=_sender(options, world),
         )

@@ -230,13 +230,40 @@ def suspend(workspace_id: str, undo: bool, url: str, as_json: bool) -> None:
 
 
 def _operate(url: str, as_json: bool, action: str, *arguments: object) -> None:
+    from atlas import workspaces
+
+    _as_operator(lambda token: workspaces.run(url, token, as_json, action, *arguments))
+
+
+def _as_operator(run: Callable[[str], None]) -> None:
     token = os.environ.get(TOKEN_VARIABLE, "").strip()
     if not token:
         raise click.UsageError(f"set {TOKEN_VARIABLE} to the operator token")
 
-    from atlas import workspaces
+    _or_fail(lambda: run(token))
 
-    _or_fail(lambda: workspaces.run(url, token, as_json, action, *arguments))
+
+# --- the read model
+
+
+@main.command()
+@_over_http
+def rebuild(url: str, as_json: bool) -> None:
+    """Make the read model anew from the log, while Atlas runs."""
+    _maintain(url, as_json, "rebuild")
+
+
+@main.command()
+@_over_http
+def verify(url: str, as_json: bool) -> None:
+    """Compare the read model with one folded from the log; exit code 1 when they differ."""
+    _maintain(url, as_json, "verify")
+
+
+def _maintain(url: str, as_json: bool, action: str) -> None:
+    from atlas import maintenance
+
+    _as_operator(lambda token: maintenance.run(url, token, as_json, action))
 
 
 if __name__ == "__main__":

@@ -68,6 +68,8 @@ def _kafka(given: Mapping[str, Any], client_id: str) -> KafkaSettings:
         security=KafkaSecurity(
             tls=given["kafka_tls"],
             ca_file=given["kafka_ca_file"],
+            cert_file=given["kafka_cert_file"],
+            key_file=given["kafka_key_file"],
             mechanism=given["kafka_sasl_mechanism"],
             username=username,
             password=os.environ.get(KAFKA_PASSWORD_VARIABLE, "") if username is not None else None,

@@ -25,6 +25,7 @@ from atlas.ports.log import Log
 from atlas.ports.read_model import ReadModel
 from atlas.ports.secret_box import SecretBox
 from atlas.ports.sender import Sender
+from atlas.ports.stores import Stores
 from atlas.runtime.attempt import Attempter
 from atlas.runtime.engine import Engine
 from atlas.runtime.producer_log import ProducerLog
@@ -35,6 +36,7 @@ from atlas.runtime.supervisor import Supervisor
 from atlas.runtime.telemetry import Metrics
 from atlas.runtime.topics import TopicReconciler
 from consumers.deliverer import Deliverer
+from consumers.keeper import Keeper
 from consumers.projector import Projector
 
 #: How long attempts under way may take to end when Atlas stops; SIGTERM to exit is 5 s in all.
@@ -101,6 +103,7 @@ class Beneath(Struct, frozen=True, kw_only=True):
     """What a process stands on.
 
     Attributes:
+        stores: where the read model is written, to make it anew beside itself.
         open_acceptor: where events are taken.
         sender: where they are sent.
         secret_box: where there is either.
@@ -109,6 +112,7 @@ class Beneath(Struct, frozen=True, kw_only=True):
     log: Log
     read_model: ReadModel
     secret_box: SecretBox | None = None
+    stores: Stores | None = None
     open_acceptor: OpenAcceptor | None = None
     sender: Sender | None = None
 
@@ -137,6 +141,7 @@ class Atlas:
         self.deliverer: Deliverer | None = None
         if Role.PROJECTOR in options.roles:
             self.projector = Projector(self.log, self.read_model, self.registry, world.clock, metrics)
+        self.keeper = self._keeper(beneath.stores)
         if self.sender is not None:
             self.deliverer = Deliverer(self._owner_services(self.sender))
 
@@ -165,6 +170,8 @@ class Atlas:
         if (projector := self.projector) is not None:
             self.readiness.consumer("projector", projector.lag_records, projector.position)
             self.supervisor.start("projector", projector.run)
+        if self.keeper is not None:
+            self.supervisor.start("keeper", self.keeper.run)
         if (deliverer := self.deliverer) is not None:
             self.readiness.queue("deliveries", lambda: deliverer.engine.queued)
             self.readiness.queue("attempts", lambda: deliverer.engine.in_flight())
@@ -204,6 +211,11 @@ class Atlas:
             except Unavailable as error:
                 if self.registry.position == position and not (patient and self.registry.failure is None):
                     raise Unavailable(self.registry.not_ready() or error.message) from error
+
+    def _keeper(self, stores: Stores | None) -> Keeper | None:
+        if self.projector is None or stores is None:
+            return None
+        return Keeper(self.log, self.read_model, stores, self.projector, self.registry, self.world.clock)
 
     async def _takes_keys(self) -> dict[str, str]:
         assert self._acceptor is not None

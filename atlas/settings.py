@@ -150,6 +150,18 @@ SETTINGS: Final = (
         help="PEM bundle that the brokers' certificates are checked by.",
     ),
     Setting(
+        name="kafka-cert-file",
+        kind=_FILE,
+        used_by=_KAFKA,
+        help="PEM certificate, with its chain, that the brokers know this process by.",
+    ),
+    Setting(
+        name="kafka-key-file",
+        kind=_FILE,
+        used_by=_KAFKA,
+        help="Its key (PEM, not encrypted), unless that lies in the same file.",
+    ),
+    Setting(
         name="kafka-sasl-mechanism",
         kind=click.Choice(SASL_MECHANISMS),
         default="PLAIN",

@@ -1,100 +1,23 @@
-"""Consumer group `atlas-projector`: folds events and facts into the read model.
-
-Facts name the record of their event. Within a batch events are folded first, and a fact whose event
-lies at or beyond the position of its topic waits for it: so a state never depends on how the topics
-interleave. What no fold can take is quarantined by position; nothing on a topic stops the group.
-"""
+"""Consumer group `atlas-projector`: folds events and facts into the read model (see `fold`)."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-import structlog
-
 from atlas.core.errors import LogUnavailable, StaleWriter
-from atlas.core.facts import (
-    LIFECYCLE_TOPIC,
-    DeliveryAttempted,
-    LifecycleFact,
-    RecordsTrimmed,
-    ShardCheckpoint,
-    ShardClaimed,
-    parse_event_topic,
-)
-from atlas.core.lifecycle import TERMINAL, IllegalTransition
-from atlas.core.projection import AttemptState, EventState, accepted, advance, attempt_made
-from atlas.core.reading import Poison, event_in, fact_in
+from atlas.core.facts import LIFECYCLE_TOPIC
 from atlas.ports.clock import Clock
-from atlas.ports.log import Batch, Log, Member, Reader, TopicPartition
-from atlas.ports.read_model import Advance, Changes, EventKey, Quarantined, ReadModel, Trim
-from atlas.runtime.patience import patiently
+from atlas.ports.log import Log, Member, TopicPartition
+from atlas.ports.read_model import ReadModel
 from atlas.runtime.registry import Registry
-from atlas.runtime.stream_topics import StreamTopics
 from atlas.runtime.telemetry import Metrics
+from consumers.fold import GROUP, Fold
 
-GROUP: Final = "atlas-projector"
-
-#: Records folded in one transaction, at most.
-RECORDS_MAX: Final = 2_000
-#: Open events kept in memory, so that their facts need no look-up.
-CACHE_EVENTS_MAX: Final = 4_000
 _POLL_S: Final = 10.0
 _COMMIT_EVERY_S: Final = 1.0
-_STALLED_S: Final = 0.02
-
-log_line = structlog.get_logger()
-
-
-class _Folding:
-    """One batch while it is folded: working states, and the changes that come of it."""
-
-    def __init__(self, epochs: dict[int, int], known: dict[EventKey, EventState]) -> None:
-        self.epochs = epochs
-        self.known = known
-        self.changed: dict[EventKey, None] = {}
-        self.attempts: list[AttemptState] = []
-        self.trims: list[Trim] = []
-        self.void = 0
-
-    def event(self, state: EventState) -> None:
-        """A newly read event; the first record of an id stays, later ones are void."""
-        if state.key in self.known:
-            raise Poison("duplicate event id")
-        self.known[state.key] = state
-        self.changed[state.key] = None
-
-    def fact(self, shard: int, offset: int, fact: LifecycleFact) -> None:
-        """A fact of the shard, in order."""
-        if isinstance(fact, ShardClaimed):
-            self.epochs[shard] = offset
-        elif fact.epoch != self.epochs.get(shard):
-            self.void += 1
-        elif isinstance(fact, RecordsTrimmed):
-            source = TopicPartition(fact.topic, shard)
-            self.trims.append(Trim(source, fact.before_offset, fact.before_ms))
-        elif not isinstance(fact, ShardCheckpoint):
-            key = fact_key(fact.topic, fact.event_id)
-            state = self.known.get(key) if key else None
-            if state is None or state.partition != shard:
-                self.void += 1
-                return
-            try:
-                self.known[state.key] = advance(state, fact)
-            except IllegalTransition:
-                self.void += 1
-                return
-            self.changed[state.key] = None
-            if isinstance(fact, DeliveryAttempted):
-                self.attempts.append(attempt_made(state, fact, offset))
-
-
-def fact_key(topic: str, event_id: str) -> EventKey | None:
-    """What the read model knows the fact's event by."""
-    name = parse_event_topic(topic)
-    return None if name is None else (name.workspace_id, name.environment, event_id)
 
 
 class Projector:
@@ -114,15 +37,9 @@ class Projector:
         metrics: Metrics,
         alone: bool = True,
     ) -> None:
-        self._alone = alone
-        self._log, self._read_model, self._registry = log, read_model, registry
-        self._clock, self._metrics = clock, metrics
-        self._cache: OrderedDict[EventKey, EventState] = OrderedDict()
-        self._positions: dict[TopicPartition, int] = {}
-        self._epochs: dict[int, int] = {}
-        self._followed: set[str] = set()
-        self._applying: asyncio.Task[None] | None = None
-        self._in_flight: dict[EventKey, EventState] = {}
+        self._log, self._read_model, self._clock, self._alone = log, read_model, clock, alone
+        self._fold = Fold(log, read_model, registry, clock, metrics)
+        self._turn = asyncio.Lock()
 
     async def run(self) -> None:
         """Project for ever the shards that the group gives this member; alone, all of them."""
@@ -133,6 +50,16 @@ class Projector:
                 shards = await self._project_while_held(member, shards)
         finally:
             await member.leave()
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Nothing is folded inside; afterwards the store may be another one."""
+        self._fold.stop.set()
+        try:
+            async with self._turn:
+                yield
+        finally:
+            self._fold.stop.clear()
 
     async def _project_while_held(self, member: Member, shards: frozenset[int]) -> frozenset[int]:
         """Project these shards until the assignment is another one; returns that."""
@@ -149,219 +76,42 @@ class Projector:
             await asyncio.gather(changed, projecting, return_exceptions=True)
 
     async def _project(self, member: Member, shards: frozenset[int]) -> None:
-        progress = await self._read_model.progress()
-        self._cache.clear()
-        self._in_flight = {}
-        self._positions = dict(progress.positions)
-        self._epochs = dict(progress.epochs)
-        self._followed = set()
-        reader = self._log.reader()
-
-        def follow(topic: str) -> None:
-            self._followed.add(topic)
-            sources = [TopicPartition(topic, shard) for shard in shards]
-            reader.assign({source: self._positions.get(source, 0) for source in sources})
-
-        try:
-            follow(LIFECYCLE_TOPIC)
-            with StreamTopics(self._registry, follow):
-                await self._project_from(reader, member, shards)
-        finally:
-            if self._applying is not None:
-                self._applying.cancel()
-                await asyncio.gather(self._applying, return_exceptions=True)
-                self._applying = None
-            await reader.close()
-
-    async def _project_from(self, reader: Reader, member: Member, shards: frozenset[int]) -> None:
-        committed_s, committed = self._clock.monotonic_s(), self._positions
         while True:
-            moved = committed is not self._positions
-            wait_s = _COMMIT_EVERY_S if moved else _POLL_S
-            batches = await reader.poll(RECORDS_MAX, 0 if self._applying else wait_s)
-            if not batches:
-                if not moved and not self._applying:
-                    await self._check_store(shards)
-                await self._applied()
-            elif not await self._fold(reader, batches):
-                await asyncio.sleep(_STALLED_S)  # a fact ran ahead of this process's control fold
-            if moved and not self._applying and self._clock.monotonic_s() - committed_s >= _COMMIT_EVERY_S:
-                committed_s, committed = self._clock.monotonic_s(), self._positions
+            async with self._turn, self._fold.of(shards):
+                await self._project_until_stopped(member, shards)
+                await self._fold.applied()
+
+    async def _project_until_stopped(self, member: Member, shards: frozenset[int]) -> None:
+        fold = self._fold
+        committed_s, committed = self._clock.monotonic_s(), fold.positions
+        while not fold.stop.is_set():
+            moved = committed is not fold.positions
+            idle = not moved and not fold.is_applying
+            if not await fold.step(_COMMIT_EVERY_S if moved else _POLL_S) and idle:
+                await self._check_store(shards)
+            if moved and not fold.is_applying and self._clock.monotonic_s() - committed_s >= _COMMIT_EVERY_S:
+                committed_s, committed = self._clock.monotonic_s(), fold.positions
                 await self._commit(member, shards)
 
     async def _check_store(self, shards: frozenset[int]) -> None:
         """While nothing comes, nothing else would tell that the store was lost, or restored from a copy."""
         positions = (await self._read_model.progress()).positions
-        if any(positions.get(s, 0) != p for s, p in self._positions.items() if s.partition in shards):
+        if any(positions.get(s, 0) != p for s, p in self._fold.positions.items() if s.partition in shards):
             raise StaleWriter("the read model is not where this projector left it")
-
-    async def _fold(self, reader: Reader, batches: list[Batch]) -> bool:
-        """Fold, while the batch before is still being applied; False when nothing could be folded yet."""
-        quarantined: list[Quarantined] = []
-        events = self._read_events(batches, quarantined)
-        positions = dict(self._positions)
-        for batch in batches:
-            if batch.source.topic != LIFECYCLE_TOPIC:
-                positions[batch.source] = batch.next_offset
-        facts = await self._read_facts(reader, batches, positions, quarantined)
-        moved = {s: p for s, p in positions.items() if p != self._positions.get(s, 0)}
-        if not moved:
-            return False
-        folding = await self._working_set(events, facts)
-        for state in events:
-            try:
-                folding.event(state)
-            except Poison as poison:
-                source = TopicPartition(state.topic, state.partition)
-                quarantined.append(self._quarantine(source, state.offset, poison))
-        for shard, offset, fact in facts:
-            folding.fact(shard, offset, fact)
-        await self._applied()
-        self._apply(folding, moved, quarantined)
-        self._positions = positions
-        if folding.trims:
-            await self._applied()  # what comes next must not find what has just been forgotten
-        return True
-
-    def _read_events(self, batches: list[Batch], quarantined: list[Quarantined]) -> list[EventState]:
-        events: list[EventState] = []
-        for batch in batches:
-            name = parse_event_topic(batch.source.topic)
-            if name is None:
-                continue
-            for record in batch.records:
-                try:
-                    event = event_in(record.value, record.headers, name)
-                    if event is not None:
-                        events.append(accepted(event, *batch.source, record.offset))
-                except Poison as poison:
-                    quarantined.append(self._quarantine(batch.source, record.offset, poison))
-        return events
-
-    async def _read_facts(
-        self,
-        reader: Reader,
-        batches: list[Batch],
-        positions: dict[TopicPartition, int],
-        quarantined: list[Quarantined],
-    ) -> list[tuple[int, int, LifecycleFact]]:
-        """Facts up to the first, per shard, whose event has not been read yet."""
-        facts: list[tuple[int, int, LifecycleFact]] = []
-        for batch in batches:
-            if batch.source.topic != LIFECYCLE_TOPIC:
-                continue
-            shard = batch.source.partition
-            positions[batch.source] = batch.next_offset
-            epoch = self._epochs.get(shard)
-            for record in batch.records:
-                try:
-                    fact = fact_in(record.value, record.headers)
-                except Poison as poison:
-                    quarantined.append(self._quarantine(batch.source, record.offset, poison))
-                    continue
-                if isinstance(fact, ShardClaimed):
-                    epoch = record.offset
-                elif fact.epoch == epoch and await self._ahead(fact, shard, positions):
-                    positions[batch.source] = record.offset
-                    reader.assign({batch.source: record.offset})
-                    break
-                facts.append((shard, record.offset, fact))
-        return facts
-
-    async def _ahead(self, fact: LifecycleFact, shard: int, positions: dict[TopicPartition, int]) -> bool:
-        """Whether the fact's event is in the log but not read yet."""
-        if isinstance(fact, ShardClaimed | ShardCheckpoint | RecordsTrimmed):
-            return False
-        source = TopicPartition(fact.topic, shard)
-        if fact.offset < positions.get(source, 0) or parse_event_topic(fact.topic) is None:
-            return False
-        if fact.topic not in self._followed:
-            await patiently(self._registry.stands_at_end)
-            if fact.topic not in self._followed:
-                return False  # no stream ever had it
-        ends = await self._log.end_offsets([source])
-        return fact.offset < ends.get(source, 0)  # else it is not ours: no event comes after its fact
-
-    async def _working_set(
-        self, events: list[EventState], facts: list[tuple[int, int, LifecycleFact]]
-    ) -> _Folding:
-        keys = dict.fromkeys(state.key for state in events)
-        fresh = set(keys)
-        for _, _, fact in facts:
-            if not isinstance(fact, ShardClaimed | ShardCheckpoint | RecordsTrimmed):
-                key = fact_key(fact.topic, fact.event_id)
-                if key is not None and key not in fresh:
-                    keys[key] = None
-        in_flight, cache = self._in_flight, self._cache
-        known = {key: state for key in keys if (state := in_flight.get(key) or cache.get(key)) is not None}
-        missing = [key for key in keys if key not in known]
-        if missing:
-            known.update(await self._read_model.load(missing))
-        return _Folding(dict(self._epochs), known)
-
-    async def _applied(self) -> None:
-        """Wait until the batch under way is in the read model.
-
-        Raises:
-            StaleWriter, StoreUnavailable: it is not, and nothing after it can be.
-        """
-        if self._applying is not None:
-            applying, self._applying = self._applying, None
-            await applying
-            self._in_flight = {}
-
-    def _apply(
-        self, folding: _Folding, moved: dict[TopicPartition, int], quarantined: list[Quarantined]
-    ) -> None:
-        """Begin to apply what was folded; the next batch is folded meanwhile, on top of it."""
-        states = [folding.known[key] for key in folding.changed]
-        changes = Changes(
-            events=states,
-            attempts=folding.attempts,
-            trims=folding.trims,
-            quarantined=quarantined,
-            advances=[Advance(s, self._positions.get(s, 0), p) for s, p in moved.items()],
-            epochs={s: e for s, e in folding.epochs.items() if self._epochs.get(s) != e},
-        )
-        self._in_flight = {state.key: state for state in states}
-        self._applying = asyncio.create_task(self._read_model.apply(changes), name="projector apply")
-        self._epochs = folding.epochs
-        self._metrics.void_facts.inc(folding.void)
-        if quarantined:
-            self._metrics.quarantined.labels(GROUP).inc(len(quarantined))
-        if folding.trims:
-            self._cache.clear()
-            return
-        for state in states:
-            if all(route.status in TERMINAL for route in state.routes):
-                self._cache.pop(state.key, None)
-            else:
-                self._cache[state.key] = state
-                self._cache.move_to_end(state.key)
-        while len(self._cache) > CACHE_EVENTS_MAX:
-            self._cache.popitem(last=False)
-
-    def _quarantine(self, source: TopicPartition, offset: int, poison: Poison) -> Quarantined:
-        log_line.warning(
-            "record quarantined",
-            topic=source.topic,
-            partition=source.partition,
-            offset=offset,
-            reason=str(poison),
-        )
-        return Quarantined(source, offset, str(poison), self._clock.now_ms())
 
     async def _commit(self, member: Member, shards: frozenset[int]) -> None:
         """Tell the group where the read model stands: for lag tools only, the truth lies with the rows."""
-        offsets = {shard: self._positions.get(TopicPartition(LIFECYCLE_TOPIC, shard), 0) for shard in shards}
+        offsets = {
+            shard: self._fold.positions.get(TopicPartition(LIFECYCLE_TOPIC, shard), 0) for shard in shards
+        }
         with suppress(LogUnavailable):
             await member.commit(offsets)
 
     def position(self) -> int:
         """Records folded; rises with every batch."""
-        return sum(self._positions.values())
+        return sum(self._fold.positions.values())
 
     async def lag_records(self) -> int:
         """Records in the log that are not folded yet."""
-        ends = await self._log.end_offsets(list(self._positions))
-        return sum(max(0, end - self._positions.get(source, 0)) for source, end in ends.items())
+        ends = await self._log.end_offsets(list(self._fold.positions))
+        return sum(max(0, end - self._fold.positions.get(source, 0)) for source, end in ends.items())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -33,7 +33,9 @@ def shared_broker() -> str:
     return address
 
 
-def own_broker(directory: Path, overrides: Mapping[str, str] | None = None) -> Broker:
+def own_broker(
+    directory: Path, overrides: Mapping[str, str] | None = None, format_arguments: Sequence[str] = ()
+) -> Broker:
     """A broker of this test's own, not started yet, to kill, pause and start again.
 
     Skips or fails the test when it cannot be run here.
@@ -42,7 +44,7 @@ def own_broker(directory: Path, overrides: Mapping[str, str] | None = None) -> B
         fetch_jars()
     except NoBroker as error:
         _refuse(str(error))
-    return Broker(directory / "kafka", overrides=overrides)
+    return Broker(directory / "kafka", overrides=overrides, format_arguments=format_arguments)
 
 
 @cache

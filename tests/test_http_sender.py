@@ -10,7 +10,8 @@ import pytest
 import uvloop
 
 from atlas.adapters.http_sender import DRAIN_BYTES_MAX, HttpSender
-from atlas.ports.sender import RESPONSE_BODY_BYTES_MAX, DeliveryRequest
+from atlas.core.limits import RESPONSE_BODY_BYTES_MAX
+from atlas.ports.sender import DeliveryRequest
 from tests.raw_server import GENEROUS_MS, OK, a_sender, answer_to, plain, post, says, says_then_hangs, serve
 
 

@@ -11,7 +11,8 @@ import pytest
 import uvloop
 
 from atlas.adapters.http_sender import HttpSender
-from atlas.ports.sender import RESPONSE_BODY_BYTES_MAX, DeliveryRequest
+from atlas.core.limits import RESPONSE_BODY_BYTES_MAX
+from atlas.ports.sender import DeliveryRequest
 from tests.raw_server import (
     GENEROUS_MS,
     SHORT_MS,

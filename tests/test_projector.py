@@ -11,6 +11,7 @@ import pytest
 
 from atlas.core.facts import (
     EVENT_SCHEMA,
+    FENCE_SCHEMA,
     LIFECYCLE_SCHEMA,
     LIFECYCLE_TOPIC,
     SCHEMA_HEADER,
@@ -53,6 +54,9 @@ def event(**changes: Any) -> bytes:
         | changes
     )
 
+
+#: As `atlas.adapters.kafka_fence` writes it.
+FENCE = NewRecord(b'{"type":"log.fence"}', b"fence", ((SCHEMA_HEADER, FENCE_SCHEMA),))
 
 POISON_EVENTS = [
     pytest.param(NewRecord(None, b"k", EVENT_HEADERS), id="tombstone"),
@@ -97,6 +101,25 @@ def test_poison_on_an_event_topic_is_quarantined_and_passed(record: NewRecord, t
             assert all(status.restarts == 0 for status in sim.supervisor.statuses())
 
     run_virtual(scenario)
+
+
+@virtual_time
+async def test_a_fence_between_events_is_nothing_to_readers(clock: VirtualClock, tmp_path: Path) -> None:
+    async with Simulation(clock, tmp_path) as sim:
+        await sim.workflow("wf_a")
+        stream = await sim.stream("orders", ["wf_a"])
+        sim.process()
+        await pass_time(1)
+        for shard in range(sim.shards):
+            await sim.log.append(stream.topic, shard, [FENCE])
+        ids = await sim.accept("orders", 10)
+        await sim.until_status(ids, "delivered", 10)
+        assert (await sim.read_model.counts())["quarantine"] == 0
+        for consumer in ("atlas-projector", "atlas-deliverer"):
+            value = sim.metrics.registry.get_sample_value(
+                "atlas_quarantined_records_total", {"consumer": consumer}
+            )
+            assert not value
 
 
 def attempted(**changes: Any) -> bytes:

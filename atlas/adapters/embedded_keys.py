@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
-from atlas.adapters.embedded_sql import CHUNKS, insert
+from atlas.adapters.embedded_sql import chunks, insert
 
 #: A table of idempotency keys spans this long...
 BUCKET_MS: Final = 6 * 3_600_000
@@ -36,11 +36,8 @@ class KeyBuckets:
         found: dict[bytes, tuple[bytes, bytes]] = {}
         if not self.numbers:
             return found
-        for start in range(0, len(keys), CHUNKS[0]):
-            part = keys[start : start + CHUNKS[0]]
-            size = min(chunk for chunk in CHUNKS if chunk >= len(part))
-            padded = [*part, *[part[-1]] * (size - len(part))]
-            for key, payload_hash, response in self._db.execute(self._find_sql(size), padded):
+        for part in chunks(keys):
+            for key, payload_hash, response in self._db.execute(self._find_sql(len(part)), part):
                 found[key] = (payload_hash, response)
         return found
 
@@ -51,12 +48,11 @@ class KeyBuckets:
             self._create(number)
         insert(self._db, f"idempotency_{self.numbers[-1]}", _COLUMNS, rows)
 
-    def put_back(self, row: tuple[bytes, bytes, bytes], taken_ms: int) -> None:
-        """Take a key, free now, that was taken at that time: it lives no longer than it would have."""
-        number = taken_ms // BUCKET_MS
+    def put_back(self, rows: Sequence[tuple[bytes, bytes, bytes]], number: int) -> None:
+        """Take keys, free now, in the table of the time when they were taken: they live no longer for it."""
         if number not in self.numbers:
             self._create(number)
-        insert(self._db, f"idempotency_{number}", _COLUMNS, [row])
+        insert(self._db, f"idempotency_{number}", _COLUMNS, rows)
 
     def over(self, now_ms: int) -> int | None:
         """The oldest table, when all of it is past its time."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 #: Rows in one statement: few enough sizes that all the statements stay prepared, and every small
@@ -49,6 +49,14 @@ def insert(
             values = [value for row in rows[done : done + size] for value in row]
             db.execute(_insert_sql(table, tuple(columns), size), values)
             done += size
+
+
+def chunks(keys: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """The keys for an `IN`, in few sizes, so that statements stay prepared: the last one fills them up."""
+    for start in range(0, len(keys), CHUNKS[0]):
+        part = keys[start : start + CHUNKS[0]]
+        size = min(chunk for chunk in CHUNKS if chunk >= len(part))
+        yield [*part, *[part[-1]] * (size - len(part))]
 
 
 @functools.lru_cache(maxsize=256)

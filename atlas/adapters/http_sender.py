@@ -45,10 +45,10 @@ from atlas.adapters.http_outcome import (
 )
 from atlas.adapters.resolver import ThreadResolver
 from atlas.core.addresses import Network, refusal
+from atlas.core.limits import RESPONSE_BODY_BYTES_MAX
 from atlas.core.retry_after import http_date_s, retry_after_s
 from atlas.ports.clock import Clock
 from atlas.ports.sender import (
-    RESPONSE_BODY_BYTES_MAX,
     UPSTREAM_UNREACHABLE,
     DeliveryRequest,
     DeliveryResult,

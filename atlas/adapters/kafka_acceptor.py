@@ -38,31 +38,57 @@ from atlas.adapters.kafka_standing import ProducerLog, Standing
 from atlas.core.errors import LogUnavailable
 from atlas.ports.acceptor import Candidate, Outcome, Verdict
 from atlas.ports.clock import Clock
-from atlas.ports.log import TopicPartition
+from atlas.ports.log import NewRecord, TopicPartition
 
 #: Calls whose callers have gone are waited for this long when the acceptor closes.
 CLOSE_DEADLINE_S: Final = 10.0
+
+_TOO_LATE: Final = "the log did not answer in time"
 
 T = TypeVar("T")
 
 
 class _Claim:
-    """A key being decided in this process: whoever comes with it meanwhile waits for what comes of it."""
+    """A key being decided in this process: whoever comes with it meanwhile waits for what comes of it.
+
+    Attributes:
+        is_decided: whether the first word has been said; it counts.
+    """
+
+    __slots__ = ("_decided", "_taken", "is_decided", "key")
 
     def __init__(self, key: bytes) -> None:
-        self.key = key
-        self.decided: asyncio.Future[Taken | None] = asyncio.get_running_loop().create_future()
+        self.key, self.is_decided = key, False
+        self._taken: Taken | None = None
+        self._decided: asyncio.Future[None] | None = None  # made for whoever waits: mostly nobody does
 
     def decide(self, taken: Taken | None) -> None:
-        """Say what holds for the key from now on; None: nobody can tell. The first word counts."""
-        if not self.decided.done():
-            self.decided.set_result(taken)
+        """Say what holds for the key from now on; None: nobody can tell."""
+        if not self.is_decided:
+            self.is_decided, self._taken = True, taken
+            if self._decided is not None:
+                self._decided.set_result(None)
+
+    async def taken(self) -> Taken:
+        """What holds for the key, once it is decided.
+
+        Raises:
+            LogUnavailable: nobody can tell.
+        """
+        if not self.is_decided:
+            if self._decided is None:
+                self._decided = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._decided)
+        if self._taken is None:
+            raise LogUnavailable("nobody can tell yet what became of this key")
+        return self._taken
 
 
 class _Call:
     """One call of `accept`.
 
     Attributes:
+        sources: where each candidate goes.
         claims: for each candidate; None for those without a key.
         own: the candidates, by index, whose keys this call decides.
         reserved: those of them whose keys were free.
@@ -71,6 +97,7 @@ class _Call:
 
     def __init__(self, candidates: Sequence[Candidate], held: dict[bytes, _Claim]) -> None:
         self.candidates = candidates
+        self.sources = [TopicPartition(one.topic, one.partition) for one in candidates]
         self.claims: list[_Claim | None] = []
         self.own: dict[int, _Claim] = {}
         self.reserved: dict[int, Reservation] = {}
@@ -83,16 +110,12 @@ class _Call:
                     claim = held[one.dedup_key] = self.own[index] = _Claim(one.dedup_key)
             self.claims.append(claim)
 
-    def source(self, index: int) -> TopicPartition:
-        """Where a candidate goes."""
-        return TopicPartition(self.candidates[index].topic, self.candidates[index].partition)
-
     def to_send(self) -> dict[TopicPartition, list[int]]:
         """The candidates to append, in order, by where they go."""
         groups: dict[TopicPartition, list[int]] = {}
         for index, claim in enumerate(self.claims):
             if claim is None or index in self.reserved:
-                groups.setdefault(self.source(index), []).append(index)
+                groups.setdefault(self.sources[index], []).append(index)
         return groups
 
 
@@ -139,11 +162,12 @@ class KafkaAcceptor:
 
     async def accept(self, candidates: Sequence[Candidate]) -> list[Outcome]:
         self._check_open()
-        for source in {TopicPartition(one.topic, one.partition) for one in candidates}:
-            await self._log.require(source)
+        for source in {(one.topic, one.partition) for one in candidates}:
+            await self._log.require(TopicPartition(*source))
         self._check_open()
-        if any(one.dedup_key is not None for one in candidates):
-            self._standing.check()
+        if all(one.dedup_key is None for one in candidates):
+            return await self._append_unkeyed(candidates)
+        self._standing.check()
         return await self._bounded(self._decide(candidates))
 
     async def find(self, dedup_key: bytes, payload_hash: bytes) -> Outcome | None:
@@ -183,6 +207,21 @@ class KafkaAcceptor:
 
     # -- one call -----------------------------------------------------------------------------
 
+    async def _append_unkeyed(self, candidates: Sequence[Candidate]) -> list[Outcome]:
+        """Nothing follows the append, so nothing has to go on when the caller is gone: the producer does."""
+        groups: dict[TopicPartition, list[NewRecord]] = {}
+        for one in candidates:
+            groups.setdefault(TopicPartition(one.topic, one.partition), []).append(one.record)
+        sent = [self._log.producer.submit(source, records) for source, records in groups.items()]
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                offsets = [await sent[0]] if len(sent) == 1 else await asyncio.gather(*sent)
+        except TimeoutError as error:
+            raise LogUnavailable(_TOO_LATE) from error
+        for (source, records), offset in zip(groups.items(), offsets, strict=True):
+            self._acknowledged(source, offset + len(records))
+        return [Outcome(Verdict.APPENDED, one.response) for one in candidates]
+
     async def _decide(self, candidates: Sequence[Candidate]) -> list[Outcome]:
         call = _Call(candidates, self._claims)
         try:
@@ -190,30 +229,27 @@ class KafkaAcceptor:
             await self._append(call)
         finally:
             for claim in call.own.values():
-                if not claim.decided.done():
+                if not claim.is_decided:
                     claim.decide(None)
                     self._forget(claim)
-        return [await self._outcome(call, index) for index in range(len(candidates))]
-
-    async def _outcome(self, call: _Call, index: int) -> Outcome:
-        one, claim = call.candidates[index], call.claims[index]
-        if claim is None or index in call.landed:
-            return Outcome(Verdict.APPENDED, one.response)
-        taken = await asyncio.shield(claim.decided)
-        if taken is None:
-            raise LogUnavailable("nobody can tell yet what became of this key")
-        return _outcome(taken, one.payload_hash)
+        outcomes = []
+        for index, (one, decided) in enumerate(zip(candidates, call.claims, strict=True)):
+            if decided is None or index in call.landed:
+                outcomes.append(Outcome(Verdict.APPENDED, one.response))
+            else:
+                outcomes.append(_outcome(await decided.taken(), one.payload_hash))
+        return outcomes
 
     async def _reserve(self, call: _Call) -> None:
         """Reserve the call's own keys that are free; decide the claims of those that are taken."""
         if not call.own:
             return
         owner = await self._standing.owner()
-        await self._note_ends({call.source(index) for index in call.own})
+        await self._note_ends({call.sources[index] for index in call.own})
         left = {index: self._reservation(call, index, owner) for index in call.own}
         while left:
             rows = list(left.values())
-            known = await self._index.run(partial(KeyIndex.reserve, rows=rows))
+            known = await self._index.run_rows(KeyIndex.reserve, rows)
             doubts: set[Doubt] = set()
             for index, row in [*left.items()]:
                 found = known.get(row.dedup_key)
@@ -236,7 +272,7 @@ class KafkaAcceptor:
             self._noted |= await self._log.end_offsets(unknown)
 
     def _reservation(self, call: _Call, index: int, owner: Owner) -> Reservation:
-        one, source = call.candidates[index], call.source(index)
+        one, source = call.candidates[index], call.sources[index]
         key = call.own[index].key
         noted = self._noted.get(source, 0)
         return Reservation(key, one.payload_hash, one.response, digest(one.record), source, noted, owner)
@@ -248,7 +284,8 @@ class KafkaAcceptor:
             LogUnavailable: a part of it has not landed, or nobody can tell.
         """
         sent = [self._send(call, source, group) for source, group in call.to_send().items()]
-        for failure in await asyncio.gather(*sent, return_exceptions=True):
+        failures = [await sent[0]] if len(sent) == 1 else await asyncio.gather(*sent, return_exceptions=True)
+        for failure in failures:
             if failure is not None:
                 raise failure
 
@@ -266,21 +303,24 @@ class KafkaAcceptor:
         except LogUnavailable as error:  # never sent
             await self._index.run(partial(KeyIndex.release, rows=rows))
             return error
-        self._noted[source] = max(self._noted.get(source, 0), offset + len(group))
-        self._standing.passed(source, offset + len(group))
+        self._acknowledged(source, offset + len(group))
         call.landed.update(group)
         if rows:
             claims = [call.own[index] for index in group if index in call.reserved]
             for claim, row in zip(claims, rows, strict=True):
                 claim.decide(Taken(row.payload_hash, row.response))
             self._start(self._take(rows, claims), self._calls)
-        elif self._standing.write_is_due:
-            self._start(self._standing.write(), self._calls)
         return None
+
+    def _acknowledged(self, source: TopicPartition, next_offset: int) -> None:
+        self._noted[source] = max(self._noted.get(source, 0), next_offset)
+        self._standing.passed(source, next_offset)
+        if self._standing.write_is_due:
+            self._start(self._standing.write(), self._calls)
 
     async def _take(self, rows: Sequence[Reservation], claims: Sequence[_Claim]) -> None:
         try:
-            await self._index.run(partial(KeyIndex.take, rows=rows, positions=self._standing.to_write()))
+            await self._index.run_rows(KeyIndex.take, rows)
         finally:
             for claim in claims:
                 self._forget(claim)
@@ -289,10 +329,7 @@ class KafkaAcceptor:
         while True:
             claim = self._claims.get(key)
             if claim is not None:
-                taken = await asyncio.shield(claim.decided)
-                if taken is None:
-                    raise LogUnavailable("nobody can tell yet what became of this key")
-                return taken
+                return await claim.taken()
             found = (await self._index.run(partial(KeyIndex.find, keys=[key]))).get(key)
             if not isinstance(found, Reservation):
                 return found
@@ -317,7 +354,7 @@ class KafkaAcceptor:
             async with asyncio.timeout(DEADLINE_S):
                 return await asyncio.shield(task)
         except TimeoutError as error:
-            raise LogUnavailable("the log did not answer in time") from error
+            raise LogUnavailable(_TOO_LATE) from error
 
     def _start(self, work: Coroutine[Any, Any, T], tasks: set[asyncio.Task[Any]]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)

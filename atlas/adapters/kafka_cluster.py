@@ -16,6 +16,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
+from atlas.adapters.kafka_diagnosis import raise_reason
 from atlas.adapters.kafka_errors import is_passing, raise_code
 from atlas.adapters.kafka_settings import BACKOFF_S, KafkaSettings
 from atlas.ports.log import TopicPartition
@@ -40,6 +41,7 @@ class Cluster:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self.id = ""
+        self._settings = settings
         self._client = AIOKafkaClient(**settings.client_options())
         self._leaders: dict[str, dict[int, int]] = {}
 
@@ -48,8 +50,13 @@ class Cluster:
 
         Raises:
             KafkaError: none of them answers.
+            LogError: they refuse us, or we them.
         """
-        await self._client.bootstrap()
+        try:
+            await self._client.bootstrap()
+        except KafkaConnectionError:
+            await raise_reason(self._settings, self._client.hosts)
+            raise
 
     async def close(self) -> None:
         """Release the connections; requests under way fail."""

@@ -20,7 +20,7 @@ from atlas.adapters.kafka_errors import within
 from atlas.adapters.kafka_offsets import END, list_offsets
 from atlas.adapters.kafka_producer import Owner
 from atlas.adapters.kafka_settings import REQUEST_TIMEOUT_S
-from atlas.core.facts import FENCE_SCHEMA, SCHEMA_HEADER
+from atlas.core.facts import FENCE_KEY, FENCE_SCHEMA, SCHEMA_HEADER, FenceRecord, encode
 from atlas.ports.log import Log, NewRecord, Record, TopicPartition
 
 FENCE_DEADLINE_S: Final = 10.0
@@ -36,10 +36,10 @@ _SHUT_OUT: Final = {46, 47}
 
 def digest(record: NewRecord | Record) -> bytes:
     """Names a record by what is in it."""
-    made = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for part in (record.key, record.value):
-        made.update(b"-" if part is None else b"%d:" % len(part) + part)
-    return made.digest()
+    key, value = record.key, record.value
+    text = b"-" if key is None else b"%d:%b" % (len(key), key)
+    text += b"-" if value is None else b"%d:%b" % (len(value), value)
+    return hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest()
 
 
 async def fence(
@@ -102,6 +102,6 @@ def _batch(owner: Owner) -> bytes:
         base_sequence=0,
         batch_size=_BATCH_BYTES_MAX,
     )
-    value = b'{"type":"log.fence","producer_id":%d,"epoch":%d}' % (owner.producer_id, owner.epoch + 1)
-    builder.append(0, None, b"fence", value, [(SCHEMA_HEADER, FENCE_SCHEMA)])
+    value = encode(FenceRecord(producer_id=owner.producer_id, epoch=owner.epoch + 1))
+    builder.append(0, None, FENCE_KEY, value, [(SCHEMA_HEADER, FENCE_SCHEMA)])
     return bytes(builder.build())

@@ -15,13 +15,12 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from atlas.adapters.embedded_keys import KeyBuckets
-from atlas.adapters.embedded_sql import insert
+from atlas.adapters.embedded_keys import BUCKET_MS, KeyBuckets
+from atlas.adapters.embedded_sql import chunks, insert
 from atlas.adapters.kafka_producer import Owner
 from atlas.ports.log import TopicPartition
 
@@ -32,7 +31,7 @@ CREATE TABLE IF NOT EXISTS reservation (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, noted_offset INTEGER NOT NULL,
     producer_id INTEGER NOT NULL, epoch INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS reservation_by_owner ON reservation (producer_id, epoch, topic, partition);
+DROP INDEX IF EXISTS reservation_by_owner;
 CREATE TABLE IF NOT EXISTS owner (
     producer_id INTEGER NOT NULL, epoch INTEGER NOT NULL, is_over INTEGER NOT NULL,
     PRIMARY KEY (producer_id, epoch)
@@ -46,7 +45,8 @@ _COLUMNS: Final = (
     "dedup_key", "payload_hash", "response", "digest", "topic", "partition", "noted_offset", "producer_id",
     "epoch",
 )  # fmt: skip
-_KEYS_AT_ONCE: Final = 500
+#: Statements kept prepared: a few, in each size of `embedded_sql.CHUNKS`.
+_STATEMENTS_KEPT: Final = 512
 
 
 class Reservation(msgspec.Struct, frozen=True, gc=False):
@@ -88,7 +88,9 @@ class KeyIndex:
 
     def __init__(self, path: Path, now_ms: Callable[[], int]) -> None:
         self._now_ms = now_ms
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, cached_statements=_STATEMENTS_KEPT
+        )
         for pragma in _PRAGMAS:
             self._db.execute(f"PRAGMA {pragma}")
         self._db.executescript(_SCHEMA)
@@ -109,10 +111,8 @@ class KeyIndex:
     def find(self, keys: Sequence[bytes]) -> dict[bytes, Taken | Reservation]:
         """What is known of these keys; free ones are left out."""
         found: dict[bytes, Taken | Reservation] = {}
-        for start in range(0, len(keys), _KEYS_AT_ONCE):
-            part = keys[start : start + _KEYS_AT_ONCE]
-            marks = ",".join("?" * len(part))
-            rows = self._db.execute(f"{_SELECT} WHERE dedup_key IN ({marks})", part)
+        for part in chunks(keys):
+            rows = self._db.execute(f"{_SELECT} WHERE dedup_key IN ({_marks(part)})", part)
             found.update((row[0], _reservation(row)) for row in rows)
         found.update((key, Taken(*stored)) for key, stored in self._buckets.find(keys).items())
         return found
@@ -124,13 +124,10 @@ class KeyIndex:
         insert(self._db, "reservation", _COLUMNS, free)
         return known
 
-    def take(
-        self, rows: Sequence[Reservation], positions: Mapping[TopicPartition, int] = MappingProxyType({})
-    ) -> None:
-        """Their records are in the log; positions move."""
-        self.advance(positions)
+    def take(self, rows: Sequence[Reservation]) -> None:
+        """Their records are in the log."""
         held = self._held(rows)
-        self.release(held)
+        self._drop([row.dedup_key for row in held])
         self._buckets.add([(row.dedup_key, row.payload_hash, row.response) for row in held], self._now_ms())
 
     def release(self, rows: Iterable[Reservation]) -> None:
@@ -199,11 +196,13 @@ class KeyIndex:
         known = self.find([*first])
         lacking = [row for row in first.values() if not isinstance(known.get(row.dedup_key), Taken)]
         # Whoever reserved it, for whatever record: the log has decided.
-        self._db.executemany(
-            "DELETE FROM reservation WHERE dedup_key = ?", [(row.dedup_key,) for row in lacking]
-        )
+        self._drop([row.dedup_key for row in lacking])
+        tables: dict[int, list[tuple[bytes, bytes, bytes]]] = {}
         for row in lacking:
-            self._buckets.put_back((row.dedup_key, row.payload_hash, row.response), row.received_ms)
+            taken = (row.dedup_key, row.payload_hash, row.response)
+            tables.setdefault(row.received_ms // BUCKET_MS, []).append(taken)
+        for number, taken_then in tables.items():
+            self._buckets.put_back(taken_then, number)
         self.advance(positions)
         return len(lacking)
 
@@ -220,6 +219,8 @@ class KeyIndex:
 
     def _held(self, rows: Sequence[Reservation]) -> list[Reservation]:
         """Those that are still reserved by the owner they name."""
+        if self._all_held(rows):
+            return [*rows]
         known = self.find([row.dedup_key for row in rows])
         held = []
         for row in rows:
@@ -227,6 +228,25 @@ class KeyIndex:
             if isinstance(current, Reservation) and current.owner == row.owner:
                 held.append(row)
         return held
+
+    def _all_held(self, rows: Sequence[Reservation]) -> bool:
+        """Whether none is missing, as nearly always; asked in one step, where `find` takes one for each."""
+        if len({row.owner for row in rows}) != 1:
+            return False
+        count = 0
+        for keys in chunks([row.dedup_key for row in rows]):
+            where = f"WHERE dedup_key IN ({_marks(keys)}) AND producer_id = ? AND epoch = ?"
+            sql = f"SELECT count(*) FROM reservation {where}"  # noqa: S608  # our own names
+            count += self._db.execute(sql, (*keys, *rows[0].owner)).fetchone()[0]
+        return count == len(rows)
+
+    def _drop(self, keys: Sequence[bytes]) -> None:
+        for part in chunks(keys):
+            self._db.execute(f"DELETE FROM reservation WHERE dedup_key IN ({_marks(part)})", part)  # noqa: S608  # marks
+
+
+def _marks(keys: Sequence[bytes]) -> str:
+    return ",".join("?" * len(keys))
 
 
 _SELECT_OWNERS: Final = "SELECT producer_id, epoch FROM owner"
@@ -245,11 +265,7 @@ def _row(row: Reservation) -> tuple[object, ...]:
     )
 
 
-def _reservation(row: Sequence[object]) -> Reservation:
+def _reservation(row: Sequence[Any]) -> Reservation:
     key, payload_hash, response, digest, topic, partition, noted, producer_id, epoch = row
-    place = {"source": (topic, partition), "owner": (producer_id, epoch), "noted_offset": noted}
-    return msgspec.convert(
-        {"dedup_key": key, "payload_hash": payload_hash, "response": response, "digest": digest, **place},
-        Reservation,
-        builtin_types=(bytes,),
-    )
+    source, owner = TopicPartition(topic, partition), Owner(producer_id, epoch)
+    return Reservation(key, payload_hash, response, digest, source, noted, owner)

@@ -62,7 +62,8 @@ class KafkaLog:
 
         Raises:
             LogUnavailable: no broker answers.
-            LogError: the lifecycle topic has another number of partitions than there are shards.
+            LogError: the brokers refuse our name, or we their certificate; or the lifecycle topic has another
+                number of partitions than there are shards.
         """
         cluster = Cluster(settings)
         try:

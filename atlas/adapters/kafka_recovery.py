@@ -80,14 +80,14 @@ class Recovery:
     async def _bring_up(self) -> None:
         while await self._index.run(KeyIndex.expire_step):
             pass  # a key whose time is over must not hide its successor
-        await self._standing.announced()
+        own = await self._standing.announced()
         known = self._control.producers()
         before = [
             Owner(old.producer_id, old.epoch)
             for old in takewhile(lambda one: one.index != self._standing.name, known)
         ]
         over = await self._index.run(KeyIndex.owners_over)
-        lost = [owner for owner in before if owner not in over]
+        lost = [owner for owner in before if owner not in over and owner != own]
         sources = [
             TopicPartition(topic, shard)
             for topic in sorted(self._control.topics())

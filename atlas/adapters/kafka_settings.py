@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ssl
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
+
+from atlas.core.errors import LogError
 
 #: A request unanswered for this long is given up with its connection; the next one makes another.
 REQUEST_TIMEOUT_S: Final = 5.0
@@ -21,12 +24,18 @@ class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         tls: encrypt; certificates are checked against the system's, or those of `ca_file`.
         ca_file: path of a PEM bundle, or None.
+        cert_file: path of the certificate (PEM, with its chain) that says who we are, or None.
+        key_file: path of its key (PEM, not encrypted); None: it lies in `cert_file`.
         mechanism: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; with `username` only.
         username: None: no SASL.
+
+    Files are read once: a process takes renewed ones when it is started again.
     """
 
     tls: bool = False
     ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
     mechanism: str = "PLAIN"
     username: str | None = None
     password: str | None = None
@@ -55,12 +64,19 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
     security: KafkaSecurity = KafkaSecurity()
 
     def client_options(self) -> dict[str, Any]:
-        """Arguments that every aiokafka client takes."""
+        """Arguments that every aiokafka client takes.
+
+        Raises:
+            LogError: the settings contradict each other, or a file of theirs cannot be used.
+        """
         security = self.security
+        if security.username is not None and not security.password:
+            raise LogError("a user name for Kafka needs a password")
+        if not security.tls and (security.ca_file, security.cert_file) != (None, None):
+            raise LogError("certificates for Kafka need TLS")
         protocol = ("SASL_" if security.username is not None else "") + (
             "SSL" if security.tls else "PLAINTEXT"
         )
-        context = ssl.create_default_context(cafile=security.ca_file) if security.tls else None
         return {
             "bootstrap_servers": self.bootstrap,
             "client_id": self.client_id,
@@ -68,8 +84,26 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
             "retry_backoff_ms": int(BACKOFF_S * 1_000),
             "connections_max_idle_ms": int(IDLE_MAX_S * 1_000),
             "security_protocol": protocol,
-            "ssl_context": context,
+            "ssl_context": _context(security.ca_file, security.cert_file, security.key_file)
+            if security.tls
+            else None,
             "sasl_mechanism": security.mechanism,
             "sasl_plain_username": security.username,
             "sasl_plain_password": security.password,
         }
+
+
+@lru_cache(maxsize=8)  # the system's certificates take 20 ms to read, and every client needs them
+def _context(ca_file: str | None, cert_file: str | None, key_file: str | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except (OSError, ValueError) as error:
+        raise LogError(f"the certificates in {ca_file} cannot be used: {error}") from error
+    if cert_file is not None:
+        try:
+            # Without a word for it OpenSSL would ask for the password of an encrypted key on the terminal.
+            context.load_cert_chain(cert_file, key_file, password="")
+        except (OSError, ValueError) as error:
+            what = cert_file if key_file is None else f"{cert_file} with {key_file}"
+            raise LogError(f"the certificate in {what} cannot be used: {error}") from error
+    return context

@@ -27,8 +27,8 @@ from atlas.core.entities import Producer
 from atlas.core.errors import LogUnavailable
 from atlas.ports.log import TopicPartition
 
-#: Positions are written with the keys taken, and without any this often: a crash has the rest read again.
-WRITE_POSITIONS_EVERY_S: Final = 5.0
+#: Positions are written this often while something is appended: a crash has the rest read again.
+WRITE_POSITIONS_EVERY_S: Final = 1.0
 
 _SUPERSEDED: Final = (
     "another gateway has opened an idempotency index of its own since: "

@@ -8,9 +8,12 @@ quarantined, which is the time of the fold.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sqlite3
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from atlas.ports.read_model import Comparison, Difference
 
 #: Rows hashed at once: one string of JSON in memory.
 CHUNK_ROWS: Final = 2_000
@@ -59,19 +62,28 @@ _TABLES: Final = (
 )
 
 
+#: Differences told of each table.
+DIFFERENCES_MAX: Final = 10
+
+
 def digest(connection: sqlite3.Connection) -> str:
     """The hash, in hexadecimal, of one snapshot of the store."""
     connection.execute("BEGIN")
     try:
-        return _digest(connection)
+        return digest_within(connection)
     finally:
         if connection.in_transaction:  # an error may have ended it
             connection.execute("ROLLBACK")
 
 
-def _digest(connection: sqlite3.Connection) -> str:
+def _scopes(connection: sqlite3.Connection) -> list[tuple[int, str, str]]:
     query = "SELECT n, workspace_id, environment FROM scopes ORDER BY workspace_id, environment"
-    scopes = connection.execute(query).fetchall()
+    return connection.execute(query).fetchall()
+
+
+def digest_within(connection: sqlite3.Connection) -> str:
+    """The same within a transaction of the caller's."""
+    scopes = _scopes(connection)
     whole = hashlib.sha256()
     for table in _TABLES:
         whole.update(f"\n{table.name}".encode())
@@ -107,3 +119,56 @@ def _chunks(connection: sqlite3.Connection, table: _Table, scope: int | None) ->
         if end is None:
             return
         after = end
+
+
+# -- where two stores differ
+
+
+def compare(live: sqlite3.Connection, rebuilt: sqlite3.Connection) -> Comparison:
+    """Two stores, each within a transaction."""
+    digests = digest_within(live), digest_within(rebuilt)
+    if digests[0] == digests[1]:
+        return Comparison(*digests)
+    names = {(workspace, environment) for _, workspace, environment in _scopes(live) + _scopes(rebuilt)}
+    found: list[Difference] = []
+    for table in _TABLES:
+        of_table: Iterator[Difference] = itertools.chain.from_iterable(
+            _differences(live, rebuilt, table, scope) for scope in (sorted(names) if table.scoped else [None])
+        )
+        found += itertools.islice(of_table, DIFFERENCES_MAX)
+    return Comparison(*digests, found)
+
+
+def _differences(
+    live: sqlite3.Connection, rebuilt: sqlite3.Connection, table: _Table, scope: tuple[str, str] | None
+) -> Iterator[Difference]:
+    """Merges the rows of both, which come in key order."""
+    name = "/".join(scope or ())
+    left, right = _rows(live, table, scope), _rows(rebuilt, table, scope)
+    one, other = next(left, None), next(right, None)
+    while one is not None or other is not None:
+        if other is None or (one is not None and one[0] < other[0]):
+            assert one is not None
+            yield Difference(table.name, name, one[0], "live")
+            one = next(left, None)
+        elif one is None or other[0] < one[0]:
+            yield Difference(table.name, name, other[0], "rebuilt")
+            other = next(right, None)
+        else:
+            if one[1] != other[1]:
+                yield Difference(table.name, name, one[0], "both")
+            one, other = next(left, None), next(right, None)
+
+
+def _rows(
+    connection: sqlite3.Connection, table: _Table, scope: tuple[str, str] | None
+) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Key and JSON of each row. SQLite orders text by its UTF-8 bytes, and so does Python: by code point."""
+    number = "(SELECT n FROM scopes WHERE workspace_id = ? AND environment = ?)"
+    where, parameters = (f"WHERE scope = {number}", scope) if scope else ("", ())
+    key = ", ".join(f"x.{column}" for column in table.key)
+    rows = connection.execute(
+        f"SELECT {key}, json_array({table.columns}) FROM {table.name} AS x {where} ORDER BY {key}",  # noqa: S608  # constants of this module
+        parameters,
+    )
+    return ((row[:-1], row[-1]) for row in rows)

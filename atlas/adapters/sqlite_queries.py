@@ -17,7 +17,7 @@ from atlas.adapters.sqlite_schema import OPEN
 from atlas.core.facts import LIFECYCLE_TOPIC
 from atlas.core.projection import AttemptState, EventState
 from atlas.ports.log import TopicPartition
-from atlas.ports.read_model import EventKey, Progress, Waiting
+from atlas.ports.read_model import EventKey, Jobs, Progress, Waiting
 
 decode_events = msgspec.json.Decoder(list[EventState]).decode
 _decode_attempts = msgspec.json.Decoder(list[AttemptState]).decode
@@ -233,3 +233,13 @@ def counts(connection: sqlite3.Connection) -> dict[str, int]:
     columns = ", ".join(f"'{table}', (SELECT count(*) FROM {table})" for table in tables)  # noqa: S608  # constants of this module
     rows: dict[str, int] = orjson.loads(_ask(connection, f"SELECT json_object({columns})", {}))
     return rows
+
+
+_JOBS: Final = """SELECT json_object('position', (SELECT jobs_position FROM meta), 'states',
+    json((SELECT json_group_object(id, json(state)) FROM jobs)))"""
+_decode_jobs = msgspec.json.Decoder(Jobs).decode
+
+
+def jobs(connection: sqlite3.Connection) -> Jobs:
+    """Rebuilds and verifications."""
+    return _decode_jobs(_ask(connection, _JOBS, {}))

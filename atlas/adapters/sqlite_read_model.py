@@ -27,11 +27,11 @@ from atlas.adapters.sqlite_driver import (
 )
 from atlas.adapters.sqlite_generations import LinkedDriver, discard, linked, place_for, sweep, turn
 from atlas.adapters.sqlite_pages import page_of_events
-from atlas.adapters.sqlite_writes import BatchWriter, UnknownSchema, ensure_schema
+from atlas.adapters.sqlite_writes import BatchWriter, UnknownSchema, ensure_schema, note_jobs
 from atlas.core.errors import StoreUnavailable
 from atlas.core.projection import AttemptState, EventState
 from atlas.ports.log import TopicPartition
-from atlas.ports.read_model import Changes, EventKey, EventQuery, Progress, Scope, Waiting
+from atlas.ports.read_model import Changes, EventKey, EventQuery, Jobs, JobState, Progress, Scope, Waiting
 
 #: How often `wait_past` looks for what another process has applied.
 POLL_S: Final = 0.025
@@ -210,6 +210,14 @@ class SqliteReadModel:
     async def digest(self) -> str:
         """See the port."""
         return await self._driver.read(sqlite_digest.digest, WHOLE_STORE_TIMEOUT_S)
+
+    async def jobs(self) -> Jobs:
+        """See the port."""
+        return await self._driver.read(sqlite_queries.jobs)
+
+    async def note_jobs(self, states: Sequence[JobState], position: int | None = None) -> None:
+        """See the port."""
+        await self._driver.write(lambda connection: note_jobs(connection, states, position))
 
     async def close(self) -> None:
         """See the port."""

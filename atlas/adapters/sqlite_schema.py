@@ -19,7 +19,9 @@ OPEN: Final = "status NOT IN ('delivered', 'failed')"
 
 DDL: Final = (
     # timed_ids: whether every event's id carries its received_at_ms, as ids are made (design section 6).
-    """CREATE TABLE meta (incarnation TEXT NOT NULL, timed_ids INTEGER NOT NULL)""",
+    # jobs_position: the control offset up to which requests are done with.
+    """CREATE TABLE meta (incarnation TEXT NOT NULL, timed_ids INTEGER NOT NULL, jobs_position INTEGER)""",
+    """CREATE TABLE jobs (id TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID""",
     """CREATE TABLE scopes (n INTEGER PRIMARY KEY, workspace_id TEXT NOT NULL, environment TEXT NOT NULL,
         UNIQUE (workspace_id, environment))""",
     """CREATE TABLE topics (n INTEGER PRIMARY KEY, topic TEXT NOT NULL UNIQUE)""",

@@ -11,17 +11,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from typing import Any, Final
 
+import msgspec
 import orjson
 
 from atlas.adapters.sqlite_schema import DDL, SCHEMA_VERSION, TERM_COLUMNS, TERMS_OF_E
 from atlas.core.errors import AtlasError, StaleWriter
 from atlas.core.ids import ENTROPY_BYTES, TIME_MS_MAX, event_id
 from atlas.core.projection import AttemptState, EventState
-from atlas.ports.read_model import Changes, Scope, Trim
+from atlas.ports.read_model import Changes, JobState, Scope, Trim
 
 #: Rows in a statement, whose text and compiled form are cached for these sizes only. 512 rows of the
 #: widest table are 8,704 parameters; SQLite takes 32,766.
 _CHUNKS: Final = (512, 128, 32, 8, 1)
+#: Rebuilds and verifications whose outcome is kept.
+JOBS_KEPT: Final = 1_000
 #: Events that one step of a trim removes: bounds what SQLite keeps aside for it.
 TRIM_STEP_EVENTS: Final = 5_000
 
@@ -49,7 +52,7 @@ def ensure_schema(connection: sqlite3.Connection, incarnation: str) -> None:
         raise UnknownSchema(f"schema version {version}, not {SCHEMA_VERSION}")
     for statement in DDL:
         connection.execute(statement)
-    connection.execute("INSERT INTO meta VALUES (?, 1)", (incarnation,))
+    connection.execute("INSERT INTO meta VALUES (?, 1, NULL)", (incarnation,))
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
@@ -326,3 +329,21 @@ def _trim(connection: sqlite3.Connection, trim: Trim) -> None:
             for statement in _DELETES:
                 connection.execute(statement, {**step, "scope": scope})
         connection.execute(_DELETE_EVENTS, step)
+
+
+# -- what is not from the log
+
+
+_STARTED: Final = "json_extract(state, '$.started_at_ms')"
+_FORGET_JOBS: Final = f"""DELETE FROM jobs WHERE {_STARTED} <
+    (SELECT {_STARTED} FROM jobs ORDER BY 1 DESC LIMIT 1 OFFSET ?)"""  # noqa: S608  # constants of this module
+
+
+def note_jobs(connection: sqlite3.Connection, states: Sequence[JobState], position: int | None) -> None:
+    """Replace these states; move the position unless it is None. The oldest beyond `JOBS_KEPT` go."""
+    for state in states:
+        row = (state.id, msgspec.json.encode(state).decode())
+        connection.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?)", row)
+    connection.execute(_FORGET_JOBS, (JOBS_KEPT - 1,))
+    if position is not None:
+        connection.execute("UPDATE meta SET jobs_position = ?", (position,))

@@ -14,6 +14,7 @@ import msgspec
 import orjson
 from msgspec import Struct
 
+from atlas.core.answers import AcceptedEvent
 from atlas.core.entities import Scope, Stream
 from atlas.core.facts import EventRecord, encode
 from atlas.core.ids import ENTROPY_BYTES, dedup_key, event_id, id_time_ms
@@ -144,19 +145,18 @@ def key_of(record: EventRecord) -> Key | None:
 
 def response_to(record: EventRecord) -> bytes:
     """The body of the 202 (reference, "Send an event"): the same bytes for the record as it is read back."""
-    return orjson.dumps(
-        {
-            "id": record.id,
-            "object": "event",
-            "stream": record.stream,
-            "type": record.type,
-            "status": ACCEPTED,
-            "received_at": record.received_at,
-            "occurred_at": record.occurred_at,
-            "idempotency_key": record.idempotency_key,
-            "routes": [{"workflow_id": target, "status": QUEUED} for target in record.routes],
-        }
-    )
+    accepted: AcceptedEvent = {
+        "id": record.id,
+        "object": "event",
+        "stream": record.stream,
+        "type": record.type,
+        "status": ACCEPTED,
+        "received_at": record.received_at,
+        "occurred_at": record.occurred_at,
+        "idempotency_key": record.idempotency_key,
+        "routes": [{"workflow_id": target, "status": QUEUED} for target in record.routes],
+    }
+    return orjson.dumps(accepted)
 
 
 def _from_hex(text: str) -> bytes | None:

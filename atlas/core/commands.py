@@ -9,8 +9,19 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from atlas.core.entities import ApiKey, Endpoint, Producer, Quota, Stream, Workflow, Workspace
+from atlas.core import shapes
+from atlas.core.entities import (
+    ApiKey,
+    DisabledReason,
+    Endpoint,
+    Producer,
+    Quota,
+    Stream,
+    Workflow,
+    Workspace,
+)
 from atlas.core.errors import AtlasError
+from atlas.core.facts import Environment
 from atlas.core.limits import ENDPOINTS_MAX, TOPICS_MAX_DEFAULT
 
 
@@ -19,15 +30,15 @@ class UnknownControlFact(AtlasError):
 
 
 class _Command(Struct, frozen=True, kw_only=True, tag_field="command"):
-    id: str
-    at_ms: int
+    id: shapes.CommandId
+    at_ms: shapes.AtMs
 
 
 class Scoped(_Command, frozen=True, kw_only=True):
     """A command about something of one workspace and environment."""
 
-    workspace_id: str
-    environment: str
+    workspace_id: shapes.WorkspaceId
+    environment: Environment
 
 
 class CreateWorkspace(_Command, frozen=True, kw_only=True, tag="workspace.create"):
@@ -40,46 +51,46 @@ class CreateWorkspace(_Command, frozen=True, kw_only=True, tag="workspace.create
 class PatchWorkspace(_Command, frozen=True, kw_only=True, tag="workspace.patch"):
     """Quotas by environment (None: back to the default) and status."""
 
-    workspace_id: str
-    quotas: dict[str, Quota | None] = {}
-    status: str | None = None
+    workspace_id: shapes.WorkspaceId
+    quotas: dict[Environment, Quota | None] = {}
+    status: shapes.WorkspaceStatus | None = None
 
 
 class CreateKey(_Command, frozen=True, kw_only=True, tag="key.create"):
     """A new key; with `replaces`, a rotation: the old key ends at `replaced_ends_at_ms`."""
 
     key: ApiKey
-    replaces: str | None = None
-    replaced_ends_at_ms: int | None = None
+    replaces: shapes.KeyId | None = None
+    replaced_ends_at_ms: shapes.AtMs | None = None
 
 
 class RevokeKey(Scoped, frozen=True, kw_only=True, tag="key.revoke"):
     """Ends a key at once."""
 
-    key_id: str
+    key_id: shapes.KeyId
 
 
 class CreateStream(_Command, frozen=True, kw_only=True, tag="stream.create"):
     """A new stream, judged by `streams_max` live ones beside it, and `topics_max` streams in all."""
 
     stream: Stream
-    streams_max: int
-    topics_max: int = TOPICS_MAX_DEFAULT
+    streams_max: shapes.Natural
+    topics_max: shapes.Natural = TOPICS_MAX_DEFAULT
 
 
 class PatchStream(Scoped, frozen=True, kw_only=True, tag="stream.patch"):
     """Only the fields present change."""
 
-    name: str
-    description: str | UnsetType | None = UNSET
-    retention_days: int | UnsetType = UNSET
-    default_routes: tuple[str, ...] | UnsetType = UNSET
+    name: shapes.StreamName
+    description: shapes.Description | UnsetType | None = UNSET
+    retention_days: shapes.RetentionDays | UnsetType = UNSET
+    default_routes: shapes.Routes | UnsetType = UNSET
 
 
 class ArchiveStream(Scoped, frozen=True, kw_only=True, tag="stream.archive"):
     """No new events; its slot is free, its name is not."""
 
-    name: str
+    name: shapes.StreamName
 
 
 class CreateTarget(_Command, frozen=True, kw_only=True, tag="target.create"):
@@ -92,35 +103,35 @@ class CreateTarget(_Command, frozen=True, kw_only=True, tag="target.create"):
 class _ToTarget(Scoped, frozen=True, kw_only=True):
     """About one target, by its id."""
 
-    target_id: str
+    target_id: shapes.Target
 
 
 class PatchTarget(_ToTarget, frozen=True, kw_only=True, tag="target.patch"):
     """Only the fields present change; the last two are an endpoint's."""
 
-    url: str | UnsetType = UNSET
-    description: str | UnsetType | None = UNSET
-    timeout_ms: int | UnsetType = UNSET
-    retry_schedule_seconds: tuple[int, ...] | UnsetType = UNSET
-    max_in_flight: int | UnsetType = UNSET
-    rate_limit_per_second: int | UnsetType | None = UNSET
-    headers: dict[str, str] | UnsetType = UNSET
-    event_types: tuple[str, ...] | UnsetType = UNSET
-    streams: tuple[str, ...] | UnsetType | None = UNSET
+    url: shapes.Url | UnsetType = UNSET
+    description: shapes.Description | UnsetType | None = UNSET
+    timeout_ms: shapes.TimeoutMs | UnsetType = UNSET
+    retry_schedule_seconds: shapes.RetrySchedule | UnsetType = UNSET
+    max_in_flight: shapes.InFlight | UnsetType = UNSET
+    rate_limit_per_second: shapes.RatePerSecond | UnsetType | None = UNSET
+    headers: dict[shapes.HeaderName, shapes.HeaderValue] | UnsetType = UNSET
+    event_types: shapes.OutcomeTypes | UnsetType = UNSET
+    streams: tuple[shapes.StreamName, ...] | UnsetType | None = UNSET
 
 
 class RotateSecret(_ToTarget, frozen=True, kw_only=True, tag="target.rotate_secret"):
     """A new signing secret; the one before it lives on until `old_ends_at_ms`."""
 
-    sealed: str
-    old_ends_at_ms: int
+    sealed: shapes.Sealed
+    old_ends_at_ms: shapes.AtMs
 
 
 class DisableTarget(_ToTarget, frozen=True, kw_only=True, tag="target.disable"):
     """Stops deliveries. With `revision` it is ignored if the target has changed since (410)."""
 
-    reason: str
-    revision: int | None = None
+    reason: DisabledReason
+    revision: shapes.Position | None = None
 
 
 class ReactivateTarget(_ToTarget, frozen=True, kw_only=True, tag="target.reactivate"):
@@ -135,6 +146,18 @@ class OpenProducer(_Command, frozen=True, kw_only=True, tag="producer.open"):
     """A producer is about to send keyed events; refused once another index was opened after its own."""
 
     producer: Producer
+
+
+class RequestRebuild(_Command, frozen=True, kw_only=True, tag="rebuild.request"):
+    """Fold the log into a new read model, and go on with that."""
+
+    job_id: str
+
+
+class RequestVerification(_Command, frozen=True, kw_only=True, tag="verification.request"):
+    """Fold the log into a new read model, and tell whether the one in use is equal."""
+
+    job_id: str
 
 
 Command = (
@@ -152,6 +175,8 @@ Command = (
     | ReactivateTarget
     | DeleteTarget
     | OpenProducer
+    | RequestRebuild
+    | RequestVerification
 )
 encode_command = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Command).decode

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections import ChainMap, OrderedDict
 from collections.abc import Callable, MutableMapping
-from itertools import pairwise
 from typing import Final
 
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
-from atlas.core import control_targets
+from atlas.core import control_operations, control_targets
 from atlas.core.commands import (
     ArchiveStream,
     Command,
@@ -32,6 +31,8 @@ from atlas.core.commands import (
     PatchTarget,
     PatchWorkspace,
     ReactivateTarget,
+    RequestRebuild,
+    RequestVerification,
     RevokeKey,
     RotateSecret,
     Scoped,
@@ -41,6 +42,7 @@ from atlas.core.entities import (
     ENDPOINT_PREFIX,
     ApiKey,
     Endpoint,
+    Job,
     Producer,
     Scope,
     Stream,
@@ -51,13 +53,7 @@ from atlas.core.errors import ApiError, InvalidRequest
 
 #: Decisions kept for proposers that resend; one waits seconds, this is minutes of the busiest plane.
 DECISIONS_KEPT: Final = 10_000
-#: A producer is forgotten this long after the next was opened: keys live for 24 hours, and no request stays
-#: on its way for a fraction of the rest (a broker closes a silent connection after ten minutes).
-PRODUCERS_KEPT_MS: Final = 26 * 3_600_000
-#: Those before are forgotten: so many are not opened within minutes.
-PRODUCERS_KEPT_MAX: Final = 1_000
-
-Entity = Workspace | ApiKey | Stream | Workflow | Endpoint | Producer
+Entity = Workspace | ApiKey | Stream | Workflow | Endpoint | Producer | Job
 Decision = Entity | ApiError
 
 
@@ -73,6 +69,7 @@ class ControlState:
         self.endpoints: dict[Scope, dict[str, Endpoint]] = {}
         self.topics = 0
         self.producers: tuple[Producer, ...] = ()
+        self.jobs: dict[str, Job] = {}
         self._decisions: OrderedDict[str, Decision] = OrderedDict()
 
     def decision(self, command_id: str) -> Decision | None:
@@ -108,6 +105,7 @@ class ControlState:
         trial.endpoints = {scope: dict(self.endpoints.get(scope, {}))}
         trial.topics = self.topics
         trial.producers = self.producers
+        trial.jobs = dict(self.jobs)
         decided = trial.apply(command, 0)
         return decided if isinstance(decided, ApiError) else None
 
@@ -184,6 +182,17 @@ class ControlState:
         for index, name in enumerate(streams or ()):
             if name not in known:
                 raise InvalidRequest(f"streams.{index}", f"no stream {name!r} exists here")
+
+    def job(self, kind: str, job_id: str) -> Job:
+        """A rebuild or a verification.
+
+        Raises:
+            ApiError: not_found.
+        """
+        found = self.jobs.get(job_id)
+        if found is None or found.kind != kind:
+            raise ApiError("not_found", f"No {kind} {job_id!r}.")
+        return found
 
     def check_routes(self, scope: Scope, routes: tuple[str, ...]) -> None:
         """Refuse routes to workflows that do not exist.
@@ -286,20 +295,6 @@ def _archive_stream(state: ControlState, command: ArchiveStream, _: int) -> Stre
     return new
 
 
-def _open_producer(state: ControlState, command: OpenProducer, _: int) -> Producer:
-    new, known = command.producer, state.producers
-    if known and known[-1].index != new.index and any(old.index == new.index for old in known):
-        raise ApiError("already_exists", "Another idempotency index has been opened since.")
-    # By the time of those that came next, not its own: a producer may be in use for weeks.
-    kept = [
-        old
-        for old, following in pairwise((*known, new))
-        if new.opened_at_ms - following.opened_at_ms < PRODUCERS_KEPT_MS
-    ]
-    state.producers = (*kept, new)[-PRODUCERS_KEPT_MAX:]
-    return new
-
-
 _HANDLERS: dict[type[Struct], Callable[..., Entity]] = {
     CreateWorkspace: _create_workspace,
     PatchWorkspace: _patch_workspace,
@@ -314,5 +309,7 @@ _HANDLERS: dict[type[Struct], Callable[..., Entity]] = {
     DisableTarget: control_targets.disable,
     ReactivateTarget: control_targets.reactivate,
     DeleteTarget: control_targets.delete,
-    OpenProducer: _open_producer,
+    OpenProducer: control_operations.open_producer,
+    RequestRebuild: control_operations.request_rebuild,
+    RequestVerification: control_operations.request_verification,
 }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Annotated, Final
 
 from msgspec import Struct
 
-from atlas.core.facts import OUTCOME_TYPES, event_topic
+from atlas.core import shapes
+from atlas.core.facts import OUTCOME_TYPES, Environment, ProducerId, event_topic
 from atlas.core.retry import DEFAULT_SCHEDULE_S
 
 TIMEOUT_MS_DEFAULT: Final = 5_000
@@ -21,6 +22,7 @@ SUSPENDED: Final = "suspended"
 GONE: Final = "gone"
 #: `disabled_reason` of a target that somebody disabled.
 BY_REQUEST: Final = "requested"
+DisabledReason = Annotated[str, shapes.said(enum=[GONE, BY_REQUEST])]
 
 WORKFLOW_PREFIX: Final = "wf_"
 ENDPOINT_PREFIX: Final = "we_"
@@ -31,34 +33,34 @@ Scope = tuple[str, str]
 class Quota(Struct, frozen=True):
     """A leaky bucket of `burst` requests drained at `requests_per_minute`."""
 
-    requests_per_minute: int
-    burst: int
+    requests_per_minute: shapes.RequestsPerMinute
+    burst: shapes.Burst
 
 
 class Workspace(Struct, frozen=True, kw_only=True):
     """A tenant. `quotas` holds only what an operator set, by environment."""
 
-    id: str
-    name: str
-    status: str = ENABLED
-    quotas: Mapping[str, Quota] = {}
-    created_at_ms: int
+    id: shapes.WorkspaceId
+    name: shapes.Name
+    status: shapes.WorkspaceStatus = ENABLED
+    quotas: Mapping[Environment, Quota] = {}
+    created_at_ms: shapes.AtMs
 
 
 class ApiKey(Struct, frozen=True, kw_only=True):
     """A key, without its secret. `streams` is None when it is not scoped."""
 
-    id: str
-    workspace_id: str
-    environment: str
-    kind: str
-    name: str | None
-    streams: tuple[str, ...] | None
-    prefix: str
-    digest: str
-    created_at_ms: int
-    expires_at_ms: int | None = None
-    revoked_at_ms: int | None = None
+    id: shapes.KeyId
+    workspace_id: shapes.WorkspaceId
+    environment: Environment
+    kind: shapes.KeyKind
+    name: shapes.Name | None
+    streams: shapes.KeyStreams | None
+    prefix: shapes.KeyPrefix
+    digest: shapes.Digest
+    created_at_ms: shapes.AtMs
+    expires_at_ms: shapes.AtMs | None = None
+    revoked_at_ms: shapes.AtMs | None = None
 
     def is_live(self, now_ms: int) -> bool:
         """Whether it opens anything at this time."""
@@ -77,15 +79,15 @@ class ApiKey(Struct, frozen=True, kw_only=True):
 class Stream(Struct, frozen=True, kw_only=True):
     """An event stream; `archived_at_ms` set means: no new events, history readable, name taken."""
 
-    id: str
-    workspace_id: str
-    environment: str
-    name: str
-    description: str | None
-    retention_days: int
-    default_routes: tuple[str, ...]
-    created_at_ms: int
-    archived_at_ms: int | None = None
+    id: shapes.StreamId
+    workspace_id: shapes.WorkspaceId
+    environment: Environment
+    name: shapes.StreamName
+    description: shapes.Description | None
+    retention_days: shapes.RetentionDays
+    default_routes: shapes.Routes
+    created_at_ms: shapes.AtMs
+    archived_at_ms: shapes.AtMs | None = None
 
     @property
     def topic(self) -> str:
@@ -101,29 +103,29 @@ class Stream(Struct, frozen=True, kw_only=True):
 class SealedSecret(Struct, frozen=True):
     """An encrypted signing secret; the older one of a rotation ends at `expires_at_ms`."""
 
-    sealed: str
-    expires_at_ms: int | None = None
+    sealed: shapes.Sealed
+    expires_at_ms: shapes.AtMs | None = None
 
 
 class Target(Struct, frozen=True, kw_only=True, tag_field="kind"):
     """Where Atlas sends to. `revision` is the offset of the control record that last changed it."""
 
-    id: str
-    workspace_id: str
-    environment: str
-    url: str
-    description: str | None = None
-    timeout_ms: int = TIMEOUT_MS_DEFAULT
-    retry_schedule_seconds: tuple[int, ...] = DEFAULT_SCHEDULE_S
-    max_in_flight: int = MAX_IN_FLIGHT_DEFAULT
-    rate_limit_per_second: int | None = None
-    headers: Mapping[str, str] = {}
+    id: shapes.Target
+    workspace_id: shapes.WorkspaceId
+    environment: Environment
+    url: shapes.Url
+    description: shapes.Description | None = None
+    timeout_ms: shapes.TimeoutMs = TIMEOUT_MS_DEFAULT
+    retry_schedule_seconds: shapes.RetrySchedule = DEFAULT_SCHEDULE_S
+    max_in_flight: shapes.InFlight = MAX_IN_FLIGHT_DEFAULT
+    rate_limit_per_second: shapes.RatePerSecond | None = None
+    headers: Mapping[shapes.HeaderName, shapes.HeaderValue] = {}
     secrets: tuple[SealedSecret, ...]
-    status: str = ENABLED
-    disabled_reason: str | None = None
-    disabled_at_ms: int | None = None
-    created_at_ms: int
-    revision: int = 0
+    status: shapes.TargetStatus = ENABLED
+    disabled_reason: DisabledReason | None = None
+    disabled_at_ms: shapes.AtMs | None = None
+    created_at_ms: shapes.AtMs
+    revision: shapes.Position = 0
 
     @property
     def scope(self) -> Scope:
@@ -143,8 +145,8 @@ class Endpoint(Target, frozen=True, kw_only=True, tag="webhook_endpoint"):
         streams: only those of these streams; None: of all.
     """
 
-    event_types: tuple[str, ...] = OUTCOME_TYPES
-    streams: tuple[str, ...] | None = None
+    event_types: shapes.OutcomeTypes = OUTCOME_TYPES
+    streams: tuple[shapes.StreamName, ...] | None = None
 
     def wants(self, outcome_type: str, stream: str) -> bool:
         """Whether it is told of such an outcome there."""
@@ -159,12 +161,25 @@ class Producer(Struct, frozen=True, kw_only=True):
         opened_at_ms: when it began, by its gateway's clock.
     """
 
-    producer_id: int
-    epoch: int
-    index: str
-    opened_at_ms: int
+    producer_id: ProducerId
+    epoch: shapes.Natural
+    index: Annotated[str, shapes.said(minLength=1)]
+    opened_at_ms: shapes.AtMs
 
 
 def secret_context(workspace_id: str, environment: str, target: str) -> str:
     """What a signing secret's ciphertext is bound to."""
     return f"{workspace_id}/{environment}/{target}"
+
+
+REBUILD = "rebuild"
+VERIFICATION = "verification"
+
+
+class Job(Struct, frozen=True):
+    """Something asked of whoever writes the read model. `offset` is that of its control record."""
+
+    id: str
+    kind: str
+    requested_at_ms: int
+    offset: int

@@ -15,6 +15,8 @@ from typing import Annotated, Final
 
 import msgspec
 
+from atlas.core import shapes
+
 LIFECYCLE_TOPIC: Final = "atlas.lifecycle"
 CONTROL_TOPIC: Final = "atlas.control"
 ENVIRONMENTS: Final = ("live", "test")
@@ -35,12 +37,21 @@ CONTROL_SCHEMA: Final = b"atlas.control/1"
 #: Key of `shard.claimed` and `shard.checkpoint` records: lets an owner watch its partition for
 #: another's claim without decoding every fact.
 SHARD_KEY: Final = b"shard"
+#: Key of `log.fence` records.
+FENCE_KEY: Final = b"fence"
 
 #: Bounds that every store can hold, so that no record written by others can stop a fold.
 Millis = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=2**31 - 1)]
+
+Environment = Annotated[str, shapes.said(enum=list(ENVIRONMENTS))]
+Outcome = Annotated[str, shapes.said(enum=["delivered", "retry_scheduled", "failed"])]
+TargetKind = Annotated[str, shapes.said(enum=["workflow", "webhook"])]
+#: The brokers' own number for a producer.
+ProducerId = Annotated[int, shapes.said(minimum=0, maximum=2**63 - 1)]
+Owner = Annotated[str, shapes.said("Names a process for as long as it runs.", minLength=1)]
 
 
 def event_topic(environment: str, workspace_id: str, stream: str) -> str:
@@ -71,21 +82,21 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
     `control_offset` is how far the gateway had folded `atlas.control` when it decided.
     """
 
-    id: str
-    workspace_id: str
-    environment: str
-    stream: str
-    type: str
-    occurred_at: str
-    received_at: str
-    data: msgspec.Raw
-    actor: dict[str, str] | None
-    metadata: dict[str, str] | None
-    ordering_key: str | None
-    idempotency_key: str | None
-    payload_hash: str | None
-    routes: tuple[str, ...]
-    control_offset: int
+    id: shapes.EventId
+    workspace_id: shapes.WorkspaceId
+    environment: Environment
+    stream: shapes.StreamName
+    type: shapes.EventType
+    occurred_at: shapes.OccurredAt
+    received_at: shapes.Moment
+    data: shapes.RawData
+    actor: shapes.Actor | None
+    metadata: shapes.Metadata | None
+    ordering_key: shapes.OrderingKey | None
+    idempotency_key: shapes.IdempotencyKey | None
+    payload_hash: shapes.PayloadHash | None
+    routes: shapes.Routes
+    control_offset: shapes.Position
 
 
 class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact"):
@@ -99,33 +110,33 @@ class _DeliveryFact(_Fact, frozen=True, kw_only=True):
     outcomes of one event.
     """
 
-    event_id: str
-    topic: str
+    event_id: shapes.EventId
+    topic: shapes.EventTopic
     offset: Offset
-    target: str
+    target: shapes.Target
     replay: Count = 0
-    notice: str | None = None
+    notice: shapes.DeliveryId | None = None
 
 
 class ShardClaimed(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="shard.claimed"):
     """A new owner of the shard; the record's own offset is its epoch."""
 
-    owner: str
+    owner: Owner
     at_ms: Millis
 
 
 class DecidedRoute(msgspec.Struct, frozen=True, array_like=True):
     """A route above a checkpoint's position that already has its fact."""
 
-    topic: str
+    topic: shapes.EventTopic
     offset: Offset
-    target: str
+    target: shapes.Target
 
 
 class ShardCheckpoint(_Fact, frozen=True, kw_only=True, tag="shard.checkpoint"):
     """Every route of every event below `next_offsets` (by topic) has a fact, and those in `decided`."""
 
-    next_offsets: dict[str, int]
+    next_offsets: dict[shapes.EventTopic, shapes.Position]
     decided: tuple[DecidedRoute, ...]
     at_ms: Millis
 
@@ -140,8 +151,8 @@ class DeliveryStarted(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.st
 class FactError(msgspec.Struct, frozen=True):
     """Why an attempt, or a route, failed."""
 
-    code: str
-    message: str
+    code: shapes.Code
+    message: shapes.Message
 
 
 class Timings(msgspec.Struct, frozen=True):
@@ -166,23 +177,23 @@ class DeliveryAttempted(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.
     """
 
     attempt: Count
-    outcome: str
+    outcome: Outcome
     started_at_ms: Millis
     completed_at_ms: Millis
     duration_ms: Millis
     next_attempt_at_ms: Millis | None = None
     http_status: Count | None = None
     error: FactError | None = None
-    response_body: str | None = None
-    address: str | None = None
+    response_body: shapes.ResponseBody | None = None
+    address: shapes.Address | None = None
     timings: Timings = Timings()
-    notify: tuple[str, ...] = ()
+    notify: tuple[shapes.EndpointId, ...] = ()
 
 
 class DeliveryParked(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.parked"):
     """The route waits in the log for room at its target; not an attempt. Parked once."""
 
-    reason: str
+    reason: shapes.Code
     at_ms: Millis
 
 
@@ -194,7 +205,7 @@ class DeliveryClosed(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.clo
 
     error: FactError
     at_ms: Millis
-    notify: tuple[str, ...] = ()
+    notify: tuple[shapes.EndpointId, ...] = ()
 
 
 class RecordsTrimmed(_Fact, frozen=True, kw_only=True, tag="records.trimmed"):
@@ -203,10 +214,20 @@ class RecordsTrimmed(_Fact, frozen=True, kw_only=True, tag="records.trimmed"):
     All of them were received before `before_ms`.
     """
 
-    topic: str
+    topic: shapes.EventTopic
     before_offset: Offset
     before_ms: Millis
     at_ms: Millis
+
+
+class FenceRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="log.fence"):
+    """Shuts an older incarnation of a producer out of the partition (design section 7). Not an event.
+
+    `epoch` is the one that the leader accepts from here on; the batch that carries this record has it.
+    """
+
+    producer_id: ProducerId
+    epoch: Count
 
 
 DeliveryFact = DeliveryStarted | DeliveryAttempted | DeliveryParked | DeliveryClosed

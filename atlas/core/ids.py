@@ -71,11 +71,16 @@ def delivery_id(event_id: str, target_id: str, replay_number: int) -> str:
 
 
 def notice_id(event_id: str, endpoint_id: str, outcome_type: str, workflow_id: str, attempt: int) -> str:
-    """`whd_` of one outcome told to one endpoint: attempt numbers go on after a replay, whose outcome is new."""
+    """`whd_` of one outcome told to one endpoint; attempt numbers go on after a replay, so its outcome is new."""
     parts = (event_id, endpoint_id, outcome_type, workflow_id, str(attempt))
     text = "".join(f"{len(part)}:{part}" for part in parts)
     digest = hashlib.sha256(text.encode()).digest()
     return "whd_" + ulid(int.from_bytes(digest[:6], "big"), digest[6:16])
+
+
+def id_pattern(prefix: str) -> str:
+    """The form of an id, as a regular expression that every language reads."""
+    return f"^{prefix}{_ULID}$"
 
 
 def is_id(prefix: str, text: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from atlas.core.targets import HEADERS_MAX
+from atlas.core.targets import HEADER_NAME_CHARS_MAX, HEADER_VALUE_CHARS_MAX, HEADERS_MAX
 
 # Heads: the request line and the headers. Not in the documents; without a bound one request takes 50 MB.
 #: A server may take as much more as it reads at once (64 to 256 KiB), but never goes on reading.
@@ -88,6 +88,10 @@ RATE_PER_SECOND_MAX: Final = 10_000
 # Webhook endpoints. Not in the documents: each outcome is a delivery to every endpoint that wants it.
 ENDPOINTS_MAX: Final = 20
 
+# Deliveries.
+#: What is kept of a target's answer.
+RESPONSE_BODY_BYTES_MAX: Final = 4_096
+
 # Keys.
 OVERLAP_S_MAX: Final = 604_800
 OVERLAP_S_DEFAULT: Final = 3_600
@@ -126,8 +130,14 @@ WorkflowId = Annotated[str, Meta(pattern=WORKFLOW_ID_PATTERN)]
 Description = Annotated[str, Meta(max_length=DESCRIPTION_CHARS_MAX)]
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
 RetentionDays = Annotated[int, Meta(ge=RETENTION_DAYS_MIN, le=RETENTION_DAYS_MAX)]
-DefaultRoutes = Annotated[tuple[WorkflowId, ...], Meta(max_length=DEFAULT_ROUTES_MAX)]
-KeyStreams = Annotated[tuple[StreamName, ...], Meta(min_length=1, max_length=STREAMS_MAX)]
+#: A schema says so; `requests` finds the one that is named twice.
+_NO_REPEATS: Final = {"uniqueItems": True}
+DefaultRoutes = Annotated[
+    tuple[WorkflowId, ...], Meta(max_length=DEFAULT_ROUTES_MAX, extra_json_schema=_NO_REPEATS)
+]
+KeyStreams = Annotated[
+    tuple[StreamName, ...], Meta(min_length=1, max_length=STREAMS_MAX, extra_json_schema=_NO_REPEATS)
+]
 TimeoutMs = Annotated[int, Meta(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX)]
 RetryDelayS = Annotated[int, Meta(ge=RETRY_DELAY_S_MIN, le=RETRY_DELAY_S_MAX)]
 RetrySchedule = Annotated[tuple[RetryDelayS, ...], Meta(max_length=RETRIES_MAX)]
@@ -135,7 +145,14 @@ InFlight = Annotated[int, Meta(ge=IN_FLIGHT_MIN, le=IN_FLIGHT_MAX)]
 RatePerSecond = Annotated[int, Meta(ge=RATE_PER_SECOND_MIN, le=RATE_PER_SECOND_MAX)]
 OutcomeType = Literal["event.delivered", "event.failed", "event.retry_scheduled"]
 OutcomeTypes = Annotated[tuple[OutcomeType, ...], Meta(min_length=1, max_length=3)]
-Headers = Annotated[dict[str, str], Meta(max_length=HEADERS_MAX)]
+# `targets` checks names and values, whose case and characters matter too.
+Headers = Annotated[
+    dict[
+        Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": HEADER_NAME_CHARS_MAX})],
+        Annotated[str, Meta(extra_json_schema={"maxLength": HEADER_VALUE_CHARS_MAX})],
+    ],
+    Meta(max_length=HEADERS_MAX),
+]
 ActorText = Annotated[str, Meta(max_length=ACTOR_CHARS_MAX)]
 NewWorkflowId = Annotated[str, Meta(pattern=NEW_WORKFLOW_ID_PATTERN)]
 IdempotencyKey = Annotated[str, Meta(pattern=IDEMPOTENCY_KEY_PATTERN)]

@@ -21,15 +21,24 @@ import msgspec
 import orjson
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from atlas.core import limits
+from atlas.core import limits, shapes
 from atlas.core.entities import MAX_IN_FLIGHT_DEFAULT, TIMEOUT_MS_DEFAULT
 from atlas.core.errors import InvalidRequest
 from atlas.core.facts import OUTCOME_TYPES
-from atlas.core.request_errors import explain, invalid_at
+from atlas.core.refusals import explain, invalid_at
 from atlas.core.retry import DEFAULT_SCHEDULE_S
 from atlas.core.strict_json import find_nul
-from atlas.core.targets import check_headers, check_url
+from atlas.core.targets import URL_CHARS_MAX, check_headers, check_url
 from atlas.core.timestamps import parse_occurred_at
+
+Url = Annotated[
+    str,
+    shapes.said(
+        "http or https, a host, no user name or password, no fragment.",
+        pattern="^https?://",
+        maxLength=URL_CHARS_MAX,
+    ),
+]
 
 
 class _Body(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -42,17 +51,23 @@ class Actor(_Body, frozen=True, kw_only=True, omit_defaults=True):
     type: limits.ActorText | None = None
     id: limits.ActorText | None = None
     tenant_id: limits.ActorText | None = None
-    ip: limits.ActorText | None = None
+    ip: Annotated[limits.ActorText, shapes.said("An IPv4 or IPv6 address, without a zone.")] | None = None
     user_agent: limits.UserAgent | None = None
 
 
 class EventIn(_Body, frozen=True, kw_only=True):
-    """Body of `POST /v1/events`. `check_event` does what types cannot say."""
+    """Body of `POST /v1/events`."""
+
+    # `check_event` does what types cannot say.
 
     stream: limits.StreamName
     type: limits.EventType
-    occurred_at: str
-    data: dict[str, Any]
+    occurred_at: Annotated[
+        str, shapes.said("RFC 3339 with `Z` or an offset, at most 9 fraction digits.", format="date-time")
+    ]
+    data: Annotated[
+        dict[str, Any], shapes.said(f"Under {limits.DATA_BYTES:,} bytes when serialized compactly.")
+    ]
     actor: Actor | None = None
     metadata: limits.Metadata | None = None
     ordering_key: limits.OrderingKey | None = None
@@ -65,15 +80,15 @@ class BatchEventIn(EventIn, frozen=True, kw_only=True):
 
 
 class BatchIn(_Body, frozen=True, kw_only=True):
-    """Body of `POST /v1/events/batch`; items are parsed one by one, so that a bad one spoils no other.
+    """Body of `POST /v1/events/batch`; items are parsed one by one, so that a bad one spoils no other."""
 
-    Nothing in them is looked at before: a NUL, which an item may hold in its `data`, least of all.
-    """
-
+    # Nothing in them is looked at before: a NUL, which an item may hold in its `data`, least of all.
     events: Annotated[list[Any], Meta(min_length=1, max_length=limits.BATCH_EVENTS_MAX)]
 
 
 class StreamCreate(_Body, frozen=True, kw_only=True):
+    """Body of `POST /v1/event-streams`."""
+
     name: limits.StreamName
     description: limits.Description | None = None
     retention_days: limits.RetentionDays = limits.RETENTION_DAYS_DEFAULT
@@ -81,6 +96,8 @@ class StreamCreate(_Body, frozen=True, kw_only=True):
 
 
 class StreamPatch(_Body, frozen=True, kw_only=True):
+    """Only the fields present change."""
+
     description: limits.Description | UnsetType | None = UNSET
     retention_days: limits.RetentionDays | UnsetType = UNSET
     default_routes: limits.DefaultRoutes | UnsetType = UNSET
@@ -89,7 +106,7 @@ class StreamPatch(_Body, frozen=True, kw_only=True):
 class TargetCreate(_Body, frozen=True, kw_only=True):
     """What workflows and webhook endpoints have in common."""
 
-    url: str
+    url: Url
     description: limits.Description | None = None
     timeout_ms: limits.TimeoutMs = TIMEOUT_MS_DEFAULT
     retry_schedule_seconds: limits.RetrySchedule = DEFAULT_SCHEDULE_S
@@ -99,18 +116,22 @@ class TargetCreate(_Body, frozen=True, kw_only=True):
 
 
 class WorkflowCreate(TargetCreate, frozen=True, kw_only=True):
+    """Body of `POST /v1/workflows`."""
+
     id: limits.NewWorkflowId | None = None
 
 
 class EndpointCreate(TargetCreate, frozen=True, kw_only=True):
+    """Body of `POST /v1/webhook-endpoints`."""
+
     event_types: limits.OutcomeTypes = OUTCOME_TYPES
     streams: limits.KeyStreams | None = None
 
 
 class TargetPatch(_Body, frozen=True, kw_only=True):
-    """What workflows and webhook endpoints have in common."""
+    """Only the fields present change."""
 
-    url: str | UnsetType = UNSET
+    url: Url | UnsetType = UNSET
     description: limits.Description | UnsetType | None = UNSET
     timeout_ms: limits.TimeoutMs | UnsetType = UNSET
     retry_schedule_seconds: limits.RetrySchedule | UnsetType = UNSET
@@ -120,10 +141,12 @@ class TargetPatch(_Body, frozen=True, kw_only=True):
 
 
 class WorkflowPatch(TargetPatch, frozen=True, kw_only=True):
-    pass
+    """Body of `PATCH /v1/workflows/{id}`: only the fields present change."""
 
 
 class EndpointPatch(TargetPatch, frozen=True, kw_only=True):
+    """Body of `PATCH /v1/webhook-endpoints/{id}`: only the fields present change."""
+
     event_types: limits.OutcomeTypes | UnsetType = UNSET
     streams: limits.KeyStreams | UnsetType | None = UNSET
 
@@ -142,21 +165,33 @@ class RotateRequest(_Body, frozen=True, kw_only=True):
     overlap_seconds: limits.OverlapS = limits.OVERLAP_S_DEFAULT
 
 
+class Nothing(_Body, frozen=True, kw_only=True):
+    """For a POST that says everything in its path: no body, or an empty object."""
+
+
 class WorkspaceCreate(_Body, frozen=True, kw_only=True):
+    """Body of `POST /admin/v1/workspaces`."""
+
     name: limits.Name
 
 
 class QuotaIn(_Body, frozen=True, kw_only=True):
+    """A leaky bucket of `burst` requests, drained at `requests_per_minute`."""
+
     requests_per_minute: limits.QuotaPerMinute
     burst: limits.QuotaBurst
 
 
 class QuotaPatch(_Body, frozen=True, kw_only=True):
+    """Quotas by environment; null is the platform's again."""
+
     live: QuotaIn | UnsetType | None = UNSET
     test: QuotaIn | UnsetType | None = UNSET
 
 
 class WorkspacePatch(_Body, frozen=True, kw_only=True):
+    """Only the fields present change."""
+
     quota: QuotaPatch | UnsetType = UNSET
     status: Literal["enabled", "suspended"] | UnsetType = UNSET
 

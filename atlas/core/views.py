@@ -5,10 +5,9 @@ The objects are for orjson: JSON that is kept as text goes out as it is, in a `F
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
 
+from atlas.core import answers
 from atlas.core.entities import Stream
 from atlas.core.facts import EventRecord
 from atlas.core.lifecycle import RouteState
@@ -21,12 +20,12 @@ def visible_from_ms(stream: Stream, now_ms: int) -> int:
     return now_ms - stream.retention_ms + 1
 
 
-def event_view(event: EventState) -> dict[str, Any]:
+def event_view(event: EventState) -> answers.Event:
     """An event and where each of its routes stands (reference, "Retrieve event status")."""
     return {**_summary(event), "attempts": [_route(route) for route in event.routes]}
 
 
-def event_item(event: EventState) -> dict[str, Any]:
+def event_item(event: EventState) -> answers.EventItem:
     """An event in a list (API notes, "Events")."""
     return {
         **_summary(event),
@@ -35,7 +34,7 @@ def event_item(event: EventState) -> dict[str, Any]:
     }
 
 
-def payload_view(record: EventRecord) -> dict[str, Any]:
+def payload_view(record: EventRecord) -> answers.EventPayload:
     """What was sent; `data` byte for byte as the log holds it."""
     return {
         "id": record.id,
@@ -46,7 +45,7 @@ def payload_view(record: EventRecord) -> dict[str, Any]:
     }
 
 
-def attempt_view(attempt: AttemptState) -> dict[str, Any]:
+def attempt_view(attempt: AttemptState) -> answers.Attempt:
     """One attempt that was made, with its outcome and the evidence kept of it."""
     return {
         "workflow_id": attempt.target,
@@ -68,7 +67,7 @@ def attempt_view(attempt: AttemptState) -> dict[str, Any]:
     }
 
 
-def _summary(event: EventState) -> dict[str, Any]:
+def _summary(event: EventState) -> answers.EventSummary:
     return {
         "id": event.id,
         "object": "event",
@@ -80,15 +79,16 @@ def _summary(event: EventState) -> dict[str, Any]:
     }
 
 
-def _route(route: RouteState) -> dict[str, Any]:
+def _route(route: RouteState) -> answers.Route:
     """The last three fields are left out where there is nothing to say, as in the reference."""
-    view: dict[str, Any] = {"workflow_id": route.target, "status": route.status, "attempt": route.attempt}
-    optional = {
-        "completed_at": _time(route.completed_at_ms),
-        "next_attempt_at": _time(route.next_attempt_at_ms),
-        "last_error": _error(route.error_code, route.error_message),
-    }
-    view.update((name, value) for name, value in optional.items() if value is not None)
+    view: answers.Route = {"workflow_id": route.target, "status": route.status, "attempt": route.attempt}
+    if route.completed_at_ms is not None:
+        view["completed_at"] = format_ms(route.completed_at_ms)
+    if route.next_attempt_at_ms is not None:
+        view["next_attempt_at"] = format_ms(route.next_attempt_at_ms)
+    error = _error(route.error_code, route.error_message)
+    if error is not None:
+        view["last_error"] = error
     return view
 
 
@@ -96,7 +96,7 @@ def _time(ms: int | None) -> str | None:
     return None if ms is None else format_ms(ms)
 
 
-def _error(code: str | None, message: str | None) -> dict[str, str] | None:
+def _error(code: str | None, message: str | None) -> answers.Failure | None:
     return None if code is None else {"code": code, "message": message or ""}
 
 

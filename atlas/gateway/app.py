@@ -13,6 +13,7 @@ from atlas.gateway.auth import Access
 from atlas.gateway.call import Call, CommonServices, Handler, Reply, Services
 from atlas.gateway.front import Front
 from atlas.gateway.ingest import Ingest
+from atlas.gateway.jobs import Jobs
 from atlas.gateway.keys import Keys
 from atlas.gateway.operations import Operations, Readiness
 from atlas.gateway.resources import Area, Operation, Resource
@@ -73,13 +74,22 @@ def build_app(
         status: handlers that show events, other than `EventStatus`.
     """
     front = Front(services, operator_token_digest)
-    resources = [
+    return App(front, api_resources(services, readiness, ingest, status), _AREAS)
+
+
+def api_resources(
+    services: Services,
+    readiness: Readiness,
+    ingest: SendsEvents | None = None,
+    status: ShowsEvents | None = None,
+) -> list[Resource]:
+    """Every path of the API; schemas/openapi.json tells of each of them (arguments: see `build_app`)."""
+    return [
         *_event_resources(ingest or Ingest(services), status or EventStatus(services)),
         *_control_resources(services),
         *_operator_resources(services),
         *_open_resources(services, readiness),
     ]
-    return App(front, resources, _AREAS)
 
 
 def build_operations_app(services: CommonServices, readiness: Readiness) -> ASGIApp:
@@ -184,12 +194,21 @@ def _target_resources(path: str, parameter: str, targets: Targets) -> list[Resou
 
 
 def _operator_resources(services: Services) -> list[Resource]:
-    workspaces = Workspaces(services)
+    workspaces, jobs = Workspaces(services), Jobs(services)
+    rebuilds = {"POST": Operation(jobs.rebuild), "GET": Operation(jobs.rebuilds)}
     every = {"POST": Operation(workspaces.create), "GET": Operation(workspaces.list)}
     one = {"GET": Operation(workspaces.retrieve), "PATCH": Operation(workspaces.patch)}
     return [
         Resource("/admin/v1/workspaces", Area.OPERATOR, every),
         Resource("/admin/v1/workspaces/{workspace_id}", Area.OPERATOR, one),
+        Resource("/admin/v1/rebuilds", Area.OPERATOR, rebuilds),
+        Resource("/admin/v1/rebuilds/{rebuild_id}", Area.OPERATOR, {"GET": Operation(jobs.retrieve_rebuild)}),
+        Resource("/admin/v1/verify", Area.OPERATOR, {"POST": Operation(jobs.verify)}),
+        Resource(
+            "/admin/v1/verify/{verification_id}",
+            Area.OPERATOR,
+            {"GET": Operation(jobs.retrieve_verification)},
+        ),
     ]
 
 

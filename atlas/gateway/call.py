@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import orjson
 from msgspec import Struct
 
+from atlas.core.answers import Page
 from atlas.core.entities import ApiKey, Quota, Scope, Workspace
 from atlas.core.ids import IdSource
 from atlas.core.limits import TOPICS_MAX_DEFAULT
@@ -105,8 +106,14 @@ def json_reply(status: int, value: object, headers: tuple[tuple[bytes, bytes], .
     return Reply(status, orjson.dumps(value), headers)
 
 
-def list_reply(items: list[dict[str, Any]], limit: int) -> Reply:
+def list_reply(items: Sequence[Mapping[str, Any]], limit: int) -> Reply:
     """A page. `items` holds up to one more than `limit`: that is how `has_more` is known."""
     page, has_more = items[:limit], len(items) > limit
     cursor = page[-1]["id"] if has_more else None
-    return json_reply(200, {"object": "list", "data": page, "has_more": has_more, "next_cursor": cursor})
+    shown: Page[Mapping[str, Any]] = {
+        "object": "list",
+        "data": page,
+        "has_more": has_more,
+        "next_cursor": cursor,
+    }
+    return json_reply(200, shown)

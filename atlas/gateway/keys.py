@@ -11,7 +11,7 @@ from atlas.core.tokens import ENTROPY_BYTES, digest, display_prefix, make_key
 from atlas.gateway.call import Call, Reply, Services, json_reply
 from atlas.gateway.pages import cursor_with, page
 from atlas.gateway.parameters import refuse_parameters
-from atlas.gateway.views import key_view
+from atlas.gateway.views import key_view, new_key_view
 
 ID_PREFIX: Final = "key_"
 _CURSOR: Final = cursor_with(ID_PREFIX)
@@ -59,7 +59,7 @@ class Keys:
         scope = call.principal.scope
         key, secret = new_key(self._services, scope, body.kind, now_ms, body.name, body.streams)
         await self._registry.propose(CreateKey(id=self._ids.new("cmd_"), at_ms=now_ms, key=key))
-        return json_reply(201, key_view(key, secret))
+        return json_reply(201, new_key_view(key, secret))
 
     async def list(self, call: Call) -> Reply:
         """`GET /v1/api-keys`: ended ones too."""
@@ -103,4 +103,4 @@ class Keys:
                 replaced_ends_at_ms=now_ms + body.overlap_seconds * 1000,
             )
         )
-        return json_reply(201, key_view(key, secret))
+        return json_reply(201, new_key_view(key, secret))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
+from atlas.core import answers
 from atlas.core.errors import ApiError
 from atlas.gateway.call import Reply
 
@@ -18,7 +19,7 @@ NO_STORE: Final[Header] = (b"cache-control", b"no-store")
 _NO_CONTENT: Final = 204
 
 
-def error_object(error: ApiError, request_id: str) -> dict[str, Any]:
+def error_object(error: ApiError, request_id: str) -> answers.ErrorObject:
     """The value of `error` in an answer (reference, "Error handling")."""
     return {
         "code": error.code,
@@ -33,7 +34,8 @@ def error_reply(error: ApiError, request_id: str) -> Reply:
     headers = tuple(
         (name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()
     )
-    return Reply(error.status, orjson.dumps({"error": error_object(error, request_id)}), headers)
+    body: answers.ErrorAnswer = {"error": error_object(error, request_id)}
+    return Reply(error.status, orjson.dumps(body), headers)
 
 
 def response_headers(request_id: str, reply: Reply, extra: list[Header]) -> list[Header]:

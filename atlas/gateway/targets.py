@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -35,6 +35,7 @@ from atlas.core.limits import WORKFLOW_ID_PATTERN
 from atlas.core.requests import (
     EndpointCreate,
     EndpointPatch,
+    Nothing,
     RotateRequest,
     TargetCreate,
     TargetPatch,
@@ -45,7 +46,12 @@ from atlas.core.requests import (
 from atlas.gateway.call import Call, Reply, Services, json_reply
 from atlas.gateway.pages import CursorOf, cursor_with, page
 from atlas.gateway.parameters import refuse_parameters
-from atlas.gateway.views import target_view
+from atlas.gateway.views import (
+    endpoint_view,
+    endpoint_with_secret,
+    workflow_view,
+    workflow_with_secret,
+)
 
 #: What Standard Webhooks asks for is 24 to 64 random bytes.
 SECRET_BYTES: Final = 32
@@ -69,6 +75,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     cursor_of: CursorOf
     known: Callable[[ControlState, Scope], Iterable[AnyTarget]]
     new_id: Callable[[Any, str], str]
+    view: Callable[[Any], Mapping[str, Any]]
+    with_secret: Callable[[Any, str], Mapping[str, Any]]
 
 
 def _workflow_cursor(values: dict[str, str]) -> str | None:
@@ -87,6 +95,8 @@ WORKFLOWS: Final = Kind(
     cursor_of=_workflow_cursor,
     known=lambda state, scope: state.workflows.get(scope, {}).values(),
     new_id=lambda body, fresh: body.id or fresh.lower(),
+    view=workflow_view,
+    with_secret=workflow_with_secret,
 )
 ENDPOINTS: Final = Kind(
     entity=Endpoint,
@@ -97,6 +107,8 @@ ENDPOINTS: Final = Kind(
     cursor_of=cursor_with(ENDPOINT_PREFIX),
     known=lambda state, scope: state.endpoints.get(scope, {}).values(),
     new_id=lambda _, fresh: fresh,
+    view=endpoint_view,
+    with_secret=endpoint_with_secret,
 )
 
 
@@ -134,13 +146,13 @@ class Targets:
         """`GET`: a page of them."""
         await self._registry.catch_up()
         known = self._kind.known(self._registry.state, call.principal.scope)
-        return page(call, self._kind.cursor_of, known, target_view)
+        return page(call, self._kind.cursor_of, known, self._kind.view)
 
     async def retrieve(self, call: Call) -> Reply:
         """`GET .../{id}`."""
         refuse_parameters(call)
         await self._registry.catch_up()
-        return json_reply(200, target_view(self.named(call)))
+        return json_reply(200, self._kind.view(self.named(call)))
 
     async def patch(self, call: Call) -> Reply:
         """`PATCH .../{id}`: 200 with the target as it is now."""
@@ -189,7 +201,8 @@ class Targets:
     async def _propose(self, command: Command, status: int = 200, secret: str | None = None) -> Reply:
         target = await self._registry.propose(command)
         assert isinstance(target, Workflow | Endpoint)
-        return json_reply(status, target_view(target, secret))
+        kind = self._kind
+        return json_reply(status, kind.view(target) if secret is None else kind.with_secret(target, secret))
 
     def _new_secret(self, scope: Scope, target_id: str) -> tuple[str, str]:
         """A signing secret, open and sealed."""
@@ -210,5 +223,4 @@ class Targets:
 async def _refuse_input(call: Call) -> None:
     """For a POST that says everything in its path."""
     refuse_parameters(call)
-    for field in await call.json_or_empty():
-        raise InvalidRequest(field, "is an unknown field")
+    parse(Nothing, await call.json_or_empty())

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from atlas.core.control_targets import AnyTarget
-from atlas.core.entities import ApiKey, Endpoint, Quota, Stream, Workspace
+from atlas.core import answers
+from atlas.core.entities import ApiKey, Endpoint, Quota, Stream, Target, Workflow, Workspace
 from atlas.core.facts import ENVIRONMENTS
 from atlas.core.quota import effective_quota
 from atlas.core.targets import mask_headers
 from atlas.core.timestamps import format_ms, format_s
 
 
-def stream_view(stream: Stream) -> dict[str, Any]:
+def stream_view(stream: Stream) -> answers.EventStream:
     """A stream, field for field as in the reference; its time in whole seconds."""
     return {
         "id": stream.id,
@@ -26,9 +24,9 @@ def stream_view(stream: Stream) -> dict[str, Any]:
     }
 
 
-def key_view(key: ApiKey, secret: str | None = None) -> dict[str, Any]:
-    """A key; with its secret only in the answer to its creation."""
-    view = {
+def key_view(key: ApiKey) -> answers.Key:
+    """A key, without its secret."""
+    return {
         "id": key.id,
         "object": "api_key",
         "kind": key.kind,
@@ -40,20 +38,33 @@ def key_view(key: ApiKey, secret: str | None = None) -> dict[str, Any]:
         "expires_at": _time(key.expires_at_ms),
         "revoked_at": _time(key.revoked_at_ms),
     }
-    return view if secret is None else {**view, "secret": secret}
 
 
-def target_view(target: AnyTarget, secret: str | None = None) -> dict[str, Any]:
-    """A workflow or a webhook endpoint, its headers masked; its secret only at creation and rotation."""
-    view: dict[str, Any] = {
-        "id": target.id,
-        "object": "webhook_endpoint" if isinstance(target, Endpoint) else "workflow",
+def new_key_view(key: ApiKey, secret: str) -> answers.NewKey:
+    """A key in the answer to its creation, the one place that shows its secret."""
+    return {**key_view(key), "secret": secret}
+
+
+def workflow_view(workflow: Workflow) -> answers.Workflow:
+    """A workflow, its headers masked."""
+    return {"id": workflow.id, "object": "workflow", **_target_view(workflow)}
+
+
+def endpoint_view(endpoint: Endpoint) -> answers.Endpoint:
+    """A webhook endpoint, its headers masked."""
+    return {
+        "id": endpoint.id,
+        "object": "webhook_endpoint",
+        "event_types": endpoint.event_types,
+        "streams": endpoint.streams,
+        **_target_view(endpoint),
+    }
+
+
+def _target_view(target: Target) -> answers.Target:
+    return {
         "url": target.url,
         "description": target.description,
-    }
-    if isinstance(target, Endpoint):
-        view |= {"event_types": target.event_types, "streams": target.streams}
-    view |= {
         "timeout_ms": target.timeout_ms,
         "retry_schedule_seconds": target.retry_schedule_seconds,
         "max_in_flight": target.max_in_flight,
@@ -64,10 +75,19 @@ def target_view(target: AnyTarget, secret: str | None = None) -> dict[str, Any]:
         "disabled_at": _time(target.disabled_at_ms),
         "created_at": format_ms(target.created_at_ms),
     }
-    return view if secret is None else {**view, "secret": secret}
 
 
-def workspace_view(workspace: Workspace, default: Quota) -> dict[str, Any]:
+def workflow_with_secret(workflow: Workflow, secret: str) -> answers.WorkflowWithSecret:
+    """A workflow in the answers to its creation and to a rotation."""
+    return {**workflow_view(workflow), "secret": secret}
+
+
+def endpoint_with_secret(endpoint: Endpoint, secret: str) -> answers.EndpointWithSecret:
+    """A webhook endpoint in the answers to its creation and to a rotation."""
+    return {**endpoint_view(endpoint), "secret": secret}
+
+
+def workspace_view(workspace: Workspace, default: Quota) -> answers.Workspace:
     """A workspace and the quotas that hold for it, its own or the platform's."""
     quotas = {
         environment: _quota(effective_quota(workspace, environment, default)) for environment in ENVIRONMENTS
@@ -82,7 +102,7 @@ def workspace_view(workspace: Workspace, default: Quota) -> dict[str, Any]:
     }
 
 
-def _quota(quota: Quota) -> dict[str, int]:
+def _quota(quota: Quota) -> answers.QuotaInForce:
     return {"requests_per_minute": quota.requests_per_minute, "burst": quota.burst}
 
 

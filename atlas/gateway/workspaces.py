@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 
 from msgspec import UNSET
 
+from atlas.core import answers
 from atlas.core.commands import CreateWorkspace, PatchWorkspace
 from atlas.core.entities import Quota, Workspace
 from atlas.core.errors import InvalidRequest
@@ -16,7 +17,7 @@ from atlas.gateway.call import Call, Reply, Services, json_reply
 from atlas.gateway.keys import new_key
 from atlas.gateway.pages import page
 from atlas.gateway.parameters import refuse_parameters
-from atlas.gateway.views import key_view, workspace_view
+from atlas.gateway.views import new_key_view, workspace_view
 
 ID_PREFIX: Final = "ws_"
 _IS_ID: Final = re.compile(r"ws_[0-9A-Z]{1,26}").fullmatch
@@ -50,8 +51,9 @@ class Workspaces:
                 keys=tuple(key for key, _ in made),
             )
         )
-        keys = [key_view(key, secret) for key, secret in made]
-        return json_reply(201, {**self._view(workspace), "keys": keys})
+        keys = [new_key_view(key, secret) for key, secret in made]
+        created: answers.NewWorkspace = {**self._view(workspace), "keys": keys}
+        return json_reply(201, created)
 
     async def list(self, call: Call) -> Reply:
         """`GET /admin/v1/workspaces`."""
@@ -80,7 +82,7 @@ class Workspaces:
         assert isinstance(patched, Workspace)
         return json_reply(200, self._view(patched))
 
-    def _view(self, workspace: Workspace) -> dict[str, Any]:
+    def _view(self, workspace: Workspace) -> answers.Workspace:
         return workspace_view(workspace, self._default)
 
 

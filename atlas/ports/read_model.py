@@ -108,6 +108,60 @@ class Waiting(Struct, frozen=True):
     routes: Sequence[WaitingRoute]
 
 
+class Difference(Struct, frozen=True):
+    """A row that two stores do not agree on.
+
+    Attributes:
+        scope: workspace and environment; empty in tables that have none.
+        where: `live` or `rebuilt`, the only store that has it; `both`, and it differs.
+    """
+
+    table: str
+    scope: str
+    key: Sequence[str | int]
+    where: str
+
+
+class Comparison(Struct, frozen=True):
+    """Of the live store and one rebuilt from the log; `differences` holds the first of each table."""
+
+    live_digest: str
+    rebuilt_digest: str
+    differences: Sequence[Difference] = ()
+
+
+class JobState(Struct, frozen=True, kw_only=True):
+    """How far a rebuild or a verification has come.
+
+    Attributes:
+        status: `running`, `completed` or `failed`.
+        records_total: in the log when it began.
+        error: why it failed.
+        comparison: what a verification found.
+    """
+
+    id: str
+    status: str
+    started_at_ms: int
+    completed_at_ms: int | None = None
+    records_folded: int = 0
+    records_total: int = 0
+    error: str | None = None
+    comparison: Comparison | None = None
+
+
+class Jobs(Struct, frozen=True):
+    """Rebuilds and verifications of this store: not from the log, and in no digest.
+
+    Attributes:
+        position: control offset up to which requests are done with; None in a new store.
+        states: by id, of those begun.
+    """
+
+    position: int | None
+    states: Mapping[str, JobState]
+
+
 class EventQuery(Struct, frozen=True, kw_only=True):
     """One page of events, ascending by id.
 
@@ -187,6 +241,12 @@ class ReadModel(Protocol):
 
     async def digest(self) -> str:
         """Hash over every row that the log determines, in key order (guarantee G6)."""
+
+    async def jobs(self) -> Jobs:
+        """Rebuilds and verifications."""
+
+    async def note_jobs(self, states: Sequence[JobState], position: int | None = None) -> None:
+        """Replace these states, and move the position unless it is None, in one transaction."""
 
     async def close(self) -> None:
         """Release everything."""

@@ -6,9 +6,6 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-#: The start of a target's answer, kept as evidence.
-RESPONSE_BODY_BYTES_MAX: Final = 4_096
-
 UPSTREAM_TIMEOUT: Final = "upstream_timeout"
 UPSTREAM_STATUS: Final = "upstream_status"
 UPSTREAM_UNREACHABLE: Final = "upstream_unreachable"

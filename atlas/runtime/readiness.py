@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
+from atlas.core import answers
 from atlas.core.errors import AtlasError, StoreUnavailable
 from atlas.ports.clock import Clock
 from atlas.ports.log import Log
@@ -41,7 +42,7 @@ class Readiness:
         self._more: list[Callable[[], Awaitable[dict[str, str]]]] = []
         self._queues: dict[str, Callable[[], int]] = {}
         self._moved: dict[str, tuple[int, float]] = {}
-        self._cached: tuple[float, dict[str, Any]] | None = None
+        self._cached: tuple[float, answers.Readiness] | None = None
 
     def consumer(
         self, name: str, lag_records: Callable[[], Awaitable[int]], position: Callable[[], int]
@@ -67,14 +68,14 @@ class Readiness:
                 self._metrics.queue_depth.labels(name).set(depth())
             await asyncio.sleep(_SAMPLE_EVERY_S)
 
-    async def report(self) -> dict[str, Any]:
+    async def report(self) -> answers.Readiness:
         """`{"status": "ready" | "unready", "checks": {name: "ok" or what is wrong}}`."""
         now_s = self._clock.monotonic_s()
         if self._cached is None or now_s - self._cached[0] > CACHED_S:
             self._cached = (now_s, await self._check())
         return self._cached[1]
 
-    async def _check(self) -> dict[str, Any]:
+    async def _check(self) -> answers.Readiness:
         checks = {
             "log": await self._guarded(self._log.check()),
             "control": self._registry.not_ready() or "ok",

@@ -27,6 +27,12 @@ from atlas.core.timestamps import format_ms
 
 LOG_QUEUE_MAX: Final = 10_000
 FLUSH_EVERY_S: Final = 0.05
+#: Of one message of a library's this many lines are written in each window, and the next says how many were
+#: not. While Kafka is away its client says so ten times a second and connection.
+LIBRARY_LINES_MAX: Final = 5
+LIBRARY_WINDOW_S: Final = 10.0
+#: Messages told apart; beyond it new ones share the lines of one.
+LIBRARY_MESSAGES_MAX: Final = 256
 _LATENCY_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -71,6 +77,7 @@ class Metrics:
         )
         self.void_facts = Counter("atlas_void_facts", "Facts void in the fold.", registry=r)
         self.restarts = Counter("atlas_task_restarts", "Supervised tasks restarted.", ["task"], registry=r)
+        self.ready = Gauge("atlas_ready", "1 while /readyz answers 200, else 0.", registry=r)
         self.log_lines_dropped = Counter("atlas_log_lines_dropped", "Log lines dropped.", registry=r)
 
 
@@ -142,15 +149,60 @@ def configure_logging(metrics: Metrics, out: TextIO = sys.stderr, level: int = l
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,
     )
-    handler = _StandardLibrary()
+    handler = _StandardLibrary(metrics)
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
     return writer
 
 
 class _StandardLibrary(logging.Handler):
-    """Hands records of libraries that log by the standard library to structlog."""
+    """Hands records of libraries that log by the standard library to structlog, at a bounded rate."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        super().__init__()
+        self._dropped = metrics.log_lines_dropped
+        self._windows: dict[tuple[str, str], _Window] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
+        window = self._window(record)
+        window.seen += 1
+        if window.seen > LIBRARY_LINES_MAX:
+            self._dropped.inc()
+            return
+        more: dict[str, Any] = {"suppressed": window.suppressed} if window.suppressed else {}
+        window.suppressed = 0
         structlog.get_logger().log(
-            record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info
+            record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info, **more
         )
+
+    def _window(self, record: logging.LogRecord) -> _Window:
+        """That of the record's message, by the text before arguments are filled in."""
+        key = (record.name, str(record.msg))
+        window = self._windows.get(key)
+        if window is not None and window.holds(record.created):
+            return window
+        if window is None and len(self._windows) >= LIBRARY_MESSAGES_MAX:
+            self._forget(record.created)
+            if len(self._windows) >= LIBRARY_MESSAGES_MAX:
+                key = ("", "")
+                window = self._windows.get(key)
+                if window is not None and window.holds(record.created):
+                    return window
+        suppressed = 0 if window is None else max(0, window.seen - LIBRARY_LINES_MAX)
+        self._windows[key] = _Window(record.created, suppressed)
+        return self._windows[key]
+
+    def _forget(self, now_s: float) -> None:
+        for key in [key for key, window in self._windows.items() if not window.holds(now_s)]:
+            del self._windows[key]
+
+
+class _Window:
+    """What was logged of one message since a time; `suppressed`: not written in the window before."""
+
+    __slots__ = ("seen", "since_s", "suppressed")
+
+    def __init__(self, since_s: float, suppressed: int) -> None:
+        self.since_s, self.suppressed, self.seen = since_s, suppressed, 0
+
+    def holds(self, now_s: float) -> bool:
+        return 0 <= now_s - self.since_s < LIBRARY_WINDOW_S

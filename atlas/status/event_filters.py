@@ -15,8 +15,9 @@ from atlas.gateway.call import Call
 from atlas.gateway.parameters import page_cursor, page_limit, parameters
 from atlas.ports.read_model import EventQuery, Scope
 
-_METADATA: Final = "metadata."
-_KNOWN: Final = frozenset(
+#: Parameters that begin so name a metadata key.
+METADATA_PREFIX: Final = "metadata."
+PARAMETERS: Final = frozenset(
     {
         "limit",
         "cursor",
@@ -80,7 +81,7 @@ def event_filters(call: Call) -> EventFilters:
     Raises:
         InvalidRequest: naming the parameter.
     """
-    values = parameters(call, _KNOWN, _METADATA)
+    values = parameters(call, PARAMETERS, METADATA_PREFIX)
     _one_of(values, "status", EVENT_STATUSES)
     _one_of(values, "route_status", ROUTE_STATUSES)
     return EventFilters(
@@ -106,9 +107,9 @@ def _time(values: Mapping[str, str], name: str) -> int | None:
 def _metadata(values: Mapping[str, str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for name, value in values.items():
-        if not name.startswith(_METADATA):
+        if not name.startswith(METADATA_PREFIX):
             continue
-        key = name.removeprefix(_METADATA)
+        key = name.removeprefix(METADATA_PREFIX)
         if not 1 <= len(key) <= METADATA_KEY_CHARS_MAX:
             raise InvalidRequest(name, f"a metadata key has 1 to {METADATA_KEY_CHARS_MAX} characters")
         if len(pairs) == METADATA_KEYS_MAX:

@@ -16,7 +16,7 @@ import struct
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -47,10 +47,18 @@ class Broker:
         home: its directory: configuration, data, log file and process id.
         cache: where the jars lie; fetched when they are missing.
         overrides: settings of server.properties, in its own notation.
+        format_arguments: more for the tool that makes the data directory, for example its first users.
     """
 
-    def __init__(self, home: Path, cache: Path = CACHE, overrides: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        cache: Path = CACHE,
+        overrides: Mapping[str, str] | None = None,
+        format_arguments: Sequence[str] = (),
+    ) -> None:
         self.home, self._cache, self._overrides = home, cache, overrides or {}
+        self._format_arguments = format_arguments
         self._pid_file = home / "broker.pid"
         self._properties = home / "server.properties"
 
@@ -163,9 +171,9 @@ class Broker:
 
     def _format(self, jars: Path) -> None:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = [*_java(jars), "-Xmx128m", "kafka.tools.StorageTool", "format", "--standalone"]
+        command = [*java(jars), "-Xmx128m", "kafka.tools.StorageTool", "format", "--standalone"]
         ended = subprocess.run(
-            [*command, "-t", cluster, "-c", str(self._properties)],
+            [*command, "-t", cluster, "-c", str(self._properties), *self._format_arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -181,7 +189,7 @@ class Broker:
         with (self.home / "broker.log").open("ab") as log:
             # A session of its own: Ctrl-C for whoever started it is not for the broker.
             process = subprocess.Popen(
-                [*_java(jars), *memory, "kafka.Kafka", str(self._properties)],
+                [*java(jars), *memory, "kafka.Kafka", str(self._properties)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -280,7 +288,8 @@ def _need_java() -> None:
         raise NoBroker(f"Kafka needs Java {JAVA_VERSION_MIN} or later")
 
 
-def _java(jars: Path) -> list[str]:
+def java(jars: Path) -> list[str]:
+    """The command line that a class of the broker's jars, and its arguments, are put behind."""
     return ["java", "-cp", f"{jars.resolve()}/*", f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"]
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 from atlas.adapters.aes_secret_box import AesSecretBox
 from atlas.adapters.embedded_log import EmbeddedLog
+from atlas.core import answers
 from atlas.core.entities import Quota
 from atlas.core.facts import CONTROL_TOPIC
 from atlas.core.ids import IdSource
@@ -87,13 +88,19 @@ class Gateway:
     """See the module. Make one with `gateway`."""
 
     def __init__(
-        self, log: Log, clock: VirtualClock, quota: Quota, handlers: Handlers | None, topics_max: int
+        self,
+        log: Log,
+        clock: VirtualClock,
+        quota: Quota,
+        handlers: Handlers | None,
+        topics_max: int,
+        read_model: ReadModel | None = None,
     ) -> None:
         self.clock = clock
         self.log = log
         self.registry = Registry(log, clock)
         self.metrics = Metrics()
-        self.ready: dict[str, Any] = {"status": "ready", "checks": {"log": "ok"}}
+        self.ready: answers.Readiness = {"status": "ready", "checks": {"log": "ok"}}
         entropy = Entropy()
         self.secret_box = AesSecretBox(MASTER_KEY, entropy)
         self.services = Services(
@@ -103,7 +110,7 @@ class Gateway:
             registry=self.registry,
             acceptor=cast(EmbeddedLog, log),
             log=log,
-            read_model=cast(ReadModel, None),
+            read_model=cast(ReadModel, read_model),
             secret_box=self.secret_box,
             metrics=self.metrics,
             quota_default=quota,
@@ -154,7 +161,7 @@ class Gateway:
         labels = {"route": route, "method": method, "status": status}
         return self.metrics.registry.get_sample_value("atlas_http_requests_total", labels) or 0.0
 
-    async def _readiness(self) -> dict[str, Any]:
+    async def _readiness(self) -> answers.Readiness:
         return self.ready
 
 
@@ -166,6 +173,7 @@ async def gateway(
     quota: Quota = WIDE,
     handlers: Handlers | None = None,
     topics_max: int = TOPICS_MAX_DEFAULT,
+    read_model: ReadModel | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway that is up, with a workspace.
 
@@ -175,10 +183,11 @@ async def gateway(
         quota: the platform's default.
         handlers: of the paths of events, other than the shipped ones.
         topics_max: streams of all workspaces together.
+        read_model: for what shows something of it.
     """
     log = await EmbeddedLog.open(directory / "log.db", clock, shards=SHARDS, threads=False)
     await log.create_topic(CONTROL_TOPIC, 1, None)
-    made = Gateway(log, clock, quota, handlers, topics_max)
+    made = Gateway(log, clock, quota, handlers, topics_max, read_model)
     folding = asyncio.create_task(made.registry.run(), name="registry")
     try:
         await made.registry.catch_up()

@@ -28,6 +28,14 @@ async def test_ready_and_not(clock: VirtualClock, tmp_path: Path) -> None:
 
 
 @virtual_time
+async def test_a_scrape_tells_readiness_though_nobody_asked(clock: VirtualClock, tmp_path: Path) -> None:
+    async with gateway(clock, tmp_path) as g:
+        assert b"\natlas_ready 1.0\n" in (await g.anonymous.get("/metrics")).body
+        g.ready = {"status": "unready", "checks": {"log": "the disk is full"}}
+        assert b"\natlas_ready 0.0\n" in (await g.anonymous.get("/metrics")).body
+
+
+@virtual_time
 async def test_metrics_are_prometheus_text(clock: VirtualClock, tmp_path: Path) -> None:
     async with gateway(clock, tmp_path) as g:
         await g.stream("orders-prod")

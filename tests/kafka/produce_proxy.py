@@ -27,16 +27,16 @@ class ProduceProxy:
         self.port, self._upstream_port = port, upstream_port
         self.held = asyncio.Event()
         self.answered: asyncio.Queue[bytes] = asyncio.Queue()
-        self._topic = b""
+        self._text = b""
         self._open = asyncio.Event()
         self._open.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
 
-    def hold(self, topic: str) -> None:
-        """Let no produce request for this topic through from now on."""
-        self._topic = topic.encode()
+    def hold(self, text: bytes) -> None:
+        """Let no produce request through from now on that has this in a record."""
+        self._text = text
         self._open.clear()
 
     def let_go(self) -> None:
@@ -77,7 +77,7 @@ class ProduceProxy:
             while True:
                 frame = await _frame(reader)
                 key, _, correlation = struct.unpack(">hhi", frame[4:12])
-                if key == _PRODUCE_KEY and self._topic in frame and not self._open.is_set():
+                if key == _PRODUCE_KEY and self._text in frame and not self._open.is_set():
                     late.add(correlation)
                     self.held.set()
                     await self._open.wait()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,11 @@ from atlas.adapters.kafka_acceptor import KafkaAcceptor
 from atlas.adapters.kafka_fence import digest, fence
 from atlas.adapters.kafka_index import KeyIndex
 from atlas.adapters.kafka_log import KafkaLog
+from atlas.adapters.kafka_producer import Owner
 from atlas.adapters.kafka_settings import KafkaSettings
 from atlas.adapters.system_clock import SystemClock
+from atlas.core.commands import CreateStream
+from atlas.core.entities import Stream
 from atlas.core.errors import LogUnavailable
 from atlas.core.facts import FENCE_SCHEMA, SCHEMA_HEADER
 from atlas.ports.acceptor import Candidate, Outcome, Verdict
@@ -51,8 +55,26 @@ class Site:
         arguments = [f"127.0.0.1:{self.proxy.port}", str(self.index), self.topic, "first answer"]
         return subprocess.Popen([*command, *arguments], cwd=ROOT, stdout=subprocess.PIPE)
 
+    async def known_to_control(self) -> None:
+        """Write the topic into the control log, as that of a stream."""
+        _, environment, workspace_id, name = self.topic.split(".")
+        made = Stream(
+            id="stm_1",
+            workspace_id=workspace_id,
+            environment=environment,
+            name=name,
+            description=None,
+            retention_days=14,
+            default_routes=(),
+            created_at_ms=0,
+        )
+        control = await Control.open(self.log, SystemClock())
+        command = CreateStream(id=control.ids.new("cmd_"), at_ms=0, stream=made, streams_max=100)
+        await control.registry.propose(command)
+        await control.close()
+
     async def dies_with_its_produce_on_the_wire(self) -> None:
-        self.proxy.hold(self.topic)
+        self.proxy.hold(b"first answer")
         gateway = self.first_gateway()
         try:
             async with asyncio.timeout(AT_ONCE_S * 2):
@@ -105,7 +127,7 @@ async def site(
 ) -> AsyncIterator[Site]:
     broker, upstream_port, proxy_port = module_broker
     log = await KafkaLog.open(KafkaSettings(bootstrap=broker.bootstrap()), SystemClock())
-    topic = f"fence-{abs(hash(request.node.name))}"
+    topic = f"atlas.live.ws_{abs(hash(request.node.name))}.fence"
     await log.create_topic(topic, 1, None)
     try:
         async with ProduceProxy(proxy_port, upstream_port) as proxy:
@@ -146,6 +168,42 @@ async def test_a_produce_held_on_the_wire_across_a_takeover_is_refused(site: Sit
         assert await site.events() == [taken_over.record.value]
         assert await gateway.accept([again(site, payload)]) == [replayed(taken_over)]
     assert await site.events() == [taken_over.record.value]
+
+
+@pytest.mark.parametrize("backup", ["none", "made before", "made while it ran"])
+async def test_a_produce_held_on_the_wire_while_the_index_is_lost_is_refused(site: Site, backup: str) -> None:
+    """The index that comes back knows nothing of what it reserved: the control log tells whom to shut out."""
+    await site.known_to_control()
+    if backup == "made before":
+        async with site.second_gateway() as gateway:
+            await gateway.accept([candidate(site.topic, "other")])
+    KeyIndex(site.index, lambda: 0).close()
+    kept = site.index.read_bytes()
+    await site.dies_with_its_produce_on_the_wire()
+    if backup == "made while it ran":
+        with closing(sqlite3.connect(site.index)) as db:  # but for what it reserved last
+            db.execute("DELETE FROM reservation")
+            db.commit()
+    else:
+        for path in site.index.parent.glob("keys.db*"):
+            path.unlink()
+    if backup == "made before":
+        site.index.write_bytes(kept)
+    before = await site.events()
+    async with site.second_gateway() as gateway:
+        taken_over = again(site)
+        assert await gateway.accept([taken_over]) == [appended(taken_over)]
+        assert await site.late_answer() == INVALID_PRODUCER_EPOCH
+    assert await site.events() == [*before, taken_over.record.value]
+
+
+async def test_a_newer_epoch_of_one_producer_is_fenced_after_an_older_one(site: Site) -> None:
+    source, gone = TopicPartition(site.topic, 0), TopicPartition(site.topic, 7)
+    ends = [
+        (await fence(site.log.cluster, Owner(123_456, epoch), [source, gone]))[source]
+        for epoch in (0, 0, 1, 0, 1, 5)
+    ]
+    assert ends == [1, 1, 2, 2, 2, 3]
 
 
 async def test_a_fence_repeated_is_as_good_as_one(site: Site) -> None:

@@ -1,4 +1,4 @@
-"""What is wrong with a request body, in our own words: msgspec's errors explained. Pure."""
+"""What is wrong with a body, in our own words: msgspec's message taken apart."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def explain(model: type[Struct], value: object, text: str, at: str) -> InvalidRe
 
 
 def invalid_at(segments: Sequence[str], reason: str) -> InvalidRequest:
-    """The error whose field is these segments with dots between, empty ones at the start left out."""
+    """The refusal of what lies at a dotted path; an empty first segment is the body itself."""
     path = ".".join(segment for i, segment in enumerate(segments) if segment or i)
     return InvalidRequest(path or None, reason)
 

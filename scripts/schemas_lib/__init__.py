@@ -1,0 +1,1 @@
+"""Makes `schemas/` from the code's own types."""

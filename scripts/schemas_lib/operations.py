@@ -1,0 +1,259 @@
+"""What openapi.json says of each operation beyond what the code does: a new route needs an entry here.
+
+A path's area, its methods, who may call it and the limit of its body come from the routes themselves
+(atlas/gateway/app.py); bodies and answers are types (atlas/core/requests.py, atlas/core/answers.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from msgspec import Struct
+
+from atlas.core import answers, requests
+from atlas.core.answers import Page
+
+
+class Documented(Struct, frozen=True, kw_only=True):
+    """One operation.
+
+    Attributes:
+        id: for generators of clients.
+        does: one line.
+        answer: type of the body; None: text for Prometheus.
+        body: type of the request's body.
+        errors: codes of its own, besides those that every path of its area can answer.
+        parameters: names in `parameters.PARAMETERS`, besides those of the path.
+        headers: names in `parameters.HEADERS` of the good answer, besides those of every answer.
+        unready: type of the body of a 503 that is no error.
+    """
+
+    id: str
+    does: str
+    answer: Any
+    status: int = 200
+    body: Any = None
+    errors: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
+    unready: Any = None
+
+
+_PAGE: Final = ("limit", "cursor")
+_EVENT_PAGE: Final = (
+    *_PAGE,
+    "stream",
+    "type",
+    "status",
+    "workflow_id",
+    "route_status",
+    "actor_id",
+    "tenant_id",
+    "received_after",
+    "received_before",
+    "idempotency_key",
+    "metadata",
+)
+
+_EVENTS: Final = {
+    "POST /v1/events": Documented(
+        id="sendEvent",
+        does="Accepts an event: the answer comes once it is durable in the log.",
+        body=requests.EventIn,
+        status=202,
+        answer=answers.AcceptedEvent,
+        errors=("stream_not_found", "duplicate_event"),
+        parameters=("Idempotency-Key",),
+        headers=("Idempotent-Replayed",),
+    ),
+    "POST /v1/events/batch": Documented(
+        id="sendEvents",
+        does="Accepts up to 1,000 events, each for itself: one bad event spoils no other.",
+        body=requests.BatchIn,
+        status=202,
+        answer=answers.Batch,
+        parameters=("Idempotency-Key of a batch",),
+        headers=("Idempotent-Replayed",),
+    ),
+    "GET /v1/events": Documented(
+        id="listEvents",
+        does="Lists events, oldest first, with filters that must all match.",
+        answer=Page[answers.EventItem],
+        errors=("stream_not_found",),
+        parameters=_EVENT_PAGE,
+        headers=("X-Atlas-Lag-Ms",),
+    ),
+    "GET /v1/events/{event_id}": Documented(
+        id="getEvent",
+        does="Shows an event and where each of its routes stands.",
+        answer=answers.Event,
+        errors=("event_not_found",),
+    ),
+    "GET /v1/events/{event_id}/payload": Documented(
+        id="getEventPayload",
+        does="Shows what was sent, from the log.",
+        answer=answers.EventPayload,
+        errors=("event_not_found", "payload_expired"),
+    ),
+    "GET /v1/events/{event_id}/attempts": Documented(
+        id="listEventAttempts",
+        does="Lists every attempt ever made to deliver an event, oldest first, in one page.",
+        answer=Page[answers.Attempt],
+        errors=("event_not_found",),
+    ),
+}
+
+_STREAMS: Final = {
+    "POST /v1/event-streams": Documented(
+        id="createEventStream",
+        does="Creates an event stream; it takes events at once.",
+        body=requests.StreamCreate,
+        status=201,
+        answer=answers.EventStream,
+        errors=("already_exists", "stream_limit_reached"),
+    ),
+    "GET /v1/event-streams": Documented(
+        id="listEventStreams",
+        does="Lists the streams that take events and that the key may see.",
+        answer=Page[answers.EventStream],
+        parameters=_PAGE,
+    ),
+    "GET /v1/event-streams/{name}": Documented(
+        id="getEventStream", does="Shows a stream.", answer=answers.EventStream, errors=("stream_not_found",)
+    ),
+    "PATCH /v1/event-streams/{name}": Documented(
+        id="updateEventStream",
+        does="Changes the fields that are given.",
+        body=requests.StreamPatch,
+        answer=answers.EventStream,
+        errors=("stream_not_found",),
+    ),
+    "DELETE /v1/event-streams/{name}": Documented(
+        id="archiveEventStream",
+        does="Archives a stream: no new events, its history readable, its name taken.",
+        answer=answers.EventStream,
+        errors=("stream_not_found",),
+    ),
+}
+
+_KEYS: Final = {
+    "POST /v1/api-keys": Documented(
+        id="createApiKey",
+        does="Makes a key; its secret is shown only in this answer.",
+        body=requests.KeyCreate,
+        status=201,
+        answer=answers.NewKey,
+    ),
+    "GET /v1/api-keys": Documented(
+        id="listApiKeys", does="Lists keys, ended ones too.", answer=Page[answers.Key], parameters=_PAGE
+    ),
+    "DELETE /v1/api-keys/{key_id}": Documented(
+        id="revokeApiKey", does="Ends a key at once.", answer=answers.Key, errors=("key_not_found",)
+    ),
+    "POST /v1/api-keys/{key_id}/rotate": Documented(
+        id="rotateApiKey",
+        does="Makes a key in place of this one, which ends with the overlap.",
+        body=requests.RotateRequest,
+        status=201,
+        answer=answers.NewKey,
+        errors=("key_not_found",),
+    ),
+}
+
+_WORKFLOWS: Final = {
+    "POST /v1/workflows": Documented(
+        id="createWorkflow",
+        does="Makes a delivery target; its signing secret is in this answer.",
+        body=requests.WorkflowCreate,
+        status=201,
+        answer=answers.WorkflowWithSecret,
+        errors=("already_exists",),
+    ),
+    "GET /v1/workflows": Documented(
+        id="listWorkflows", does="Lists delivery targets.", answer=Page[answers.Workflow], parameters=_PAGE
+    ),
+    "GET /v1/workflows/{workflow_id}": Documented(
+        id="getWorkflow",
+        does="Shows a delivery target.",
+        answer=answers.Workflow,
+        errors=("workflow_not_found",),
+    ),
+    "PATCH /v1/workflows/{workflow_id}": Documented(
+        id="updateWorkflow",
+        does="Changes the fields that are given.",
+        body=requests.WorkflowPatch,
+        answer=answers.Workflow,
+        errors=("workflow_not_found",),
+    ),
+    "DELETE /v1/workflows/{workflow_id}": Documented(
+        id="deleteWorkflow",
+        does="Deletes a delivery target, also from every `default_routes`; its open routes end failed.",
+        answer=answers.Workflow,
+        errors=("workflow_not_found",),
+    ),
+    "POST /v1/workflows/{workflow_id}/rotate-secret": Documented(
+        id="rotateWorkflowSecret",
+        does="Makes a new signing secret; both sign until the overlap ends.",
+        body=requests.RotateRequest,
+        answer=answers.WorkflowWithSecret,
+        errors=("workflow_not_found",),
+    ),
+    "POST /v1/workflows/{workflow_id}/disable": Documented(
+        id="disableWorkflow",
+        does="Stops deliveries; open and new routes end failed.",
+        body=requests.Nothing,
+        answer=answers.Workflow,
+        errors=("workflow_not_found",),
+    ),
+    "POST /v1/workflows/{workflow_id}/reactivate": Documented(
+        id="reactivateWorkflow",
+        does="Lets deliveries go on.",
+        body=requests.Nothing,
+        answer=answers.Workflow,
+        errors=("workflow_not_found",),
+    ),
+}
+
+_OPERATORS: Final = {
+    "POST /admin/v1/workspaces": Documented(
+        id="createWorkspace",
+        does="Makes a workspace and its first secret key of each environment.",
+        body=requests.WorkspaceCreate,
+        status=201,
+        answer=answers.NewWorkspace,
+    ),
+    "GET /admin/v1/workspaces": Documented(
+        id="listWorkspaces", does="Lists workspaces.", answer=Page[answers.Workspace], parameters=_PAGE
+    ),
+    "GET /admin/v1/workspaces/{workspace_id}": Documented(
+        id="getWorkspace",
+        does="Shows a workspace and the quotas that hold for it.",
+        answer=answers.Workspace,
+        errors=("workspace_not_found",),
+    ),
+    "PATCH /admin/v1/workspaces/{workspace_id}": Documented(
+        id="updateWorkspace",
+        does="Sets quotas and status, in force from the next request.",
+        body=requests.WorkspacePatch,
+        answer=answers.Workspace,
+        errors=("workspace_not_found",),
+    ),
+    "GET /healthz": Documented(id="isAlive", does="The process answers.", answer=answers.Alive),
+    "GET /readyz": Documented(
+        id="isReady",
+        does="Whether it can append and is making progress; says what is not.",
+        answer=answers.Readiness,
+        unready=answers.Readiness,
+    ),
+    "GET /metrics": Documented(id="getMetrics", does="Metrics for Prometheus.", answer=None),
+}
+
+#: By method and path.
+OPERATIONS: Final[Mapping[str, Documented]] = {
+    **_EVENTS,
+    **_STREAMS,
+    **_KEYS,
+    **_WORKFLOWS,
+    **_OPERATORS,
+}
