@@ -11,88 +11,43 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
 from atlas.core.facts import (
     LIFECYCLE_TOPIC,
-    DeliveryAttempted,
     LifecycleFact,
     RecordsTrimmed,
     ShardCheckpoint,
     ShardClaimed,
     parse_event_topic,
 )
-from atlas.core.lifecycle import TERMINAL, IllegalTransition
-from atlas.core.projection import AttemptState, EventState, accepted, advance, attempt_made
+from atlas.core.lifecycle import TERMINAL, RouteState
+from atlas.core.notices import NoticeState
+from atlas.core.projection import EventState, accepted
 from atlas.core.reading import Poison, event_in, fact_in
 from atlas.ports.clock import Clock
 from atlas.ports.log import Batch, Log, Reader, TopicPartition
-from atlas.ports.read_model import Advance, Changes, EventKey, Quarantined, ReadModel, Trim
+from atlas.ports.read_model import Advance, Changes, EventKey, NoticeKey, Quarantined, ReadModel
 from atlas.runtime.patience import patiently
 from atlas.runtime.registry import Registry
 from atlas.runtime.stream_topics import StreamTopics
 from atlas.runtime.telemetry import Metrics
+from consumers.folding import Folding, event_key, notice_key
 
 GROUP: Final = "atlas-projector"
 
 #: Records folded in one transaction, at most.
 RECORDS_MAX: Final = 2_000
-#: Open events kept in memory, so that their facts need no look-up.
+#: Open events, and open notices, kept in memory, so that their facts need no look-up.
 CACHE_EVENTS_MAX: Final = 4_000
 _STALLED_S: Final = 0.02
 
+K = TypeVar("K")
+S = TypeVar("S", EventState, NoticeState)
+
 log_line = structlog.get_logger()
-
-
-class _Folding:
-    """One batch while it is folded: working states, and the changes that come of it."""
-
-    def __init__(self, epochs: dict[int, int], known: dict[EventKey, EventState]) -> None:
-        self.epochs = epochs
-        self.known = known
-        self.changed: dict[EventKey, None] = {}
-        self.attempts: list[AttemptState] = []
-        self.trims: list[Trim] = []
-        self.void = 0
-
-    def event(self, state: EventState) -> None:
-        """A newly read event; the first record of an id stays, later ones are void."""
-        if state.key in self.known:
-            raise Poison("duplicate event id")
-        self.known[state.key] = state
-        self.changed[state.key] = None
-
-    def fact(self, shard: int, offset: int, fact: LifecycleFact) -> None:
-        """A fact of the shard, in order."""
-        if isinstance(fact, ShardClaimed):
-            self.epochs[shard] = offset
-        elif fact.epoch != self.epochs.get(shard):
-            self.void += 1
-        elif isinstance(fact, RecordsTrimmed):
-            source = TopicPartition(fact.topic, shard)
-            self.trims.append(Trim(source, fact.before_offset, fact.before_ms))
-        elif not isinstance(fact, ShardCheckpoint):
-            key = fact_key(fact.topic, fact.event_id)
-            state = self.known.get(key) if key else None
-            if state is None or state.partition != shard:
-                self.void += 1
-                return
-            try:
-                self.known[state.key] = advance(state, fact)
-            except IllegalTransition:
-                self.void += 1
-                return
-            self.changed[state.key] = None
-            if isinstance(fact, DeliveryAttempted):
-                self.attempts.append(attempt_made(state, fact, offset))
-
-
-def fact_key(topic: str, event_id: str) -> EventKey | None:
-    """What the read model knows the fact's event by."""
-    name = parse_event_topic(topic)
-    return None if name is None else (name.workspace_id, name.environment, event_id)
 
 
 class Fold:
@@ -116,6 +71,8 @@ class Fold:
         self._limits: Mapping[TopicPartition, int] | None = None
         self._applying: asyncio.Task[None] | None = None
         self._in_flight: dict[EventKey, EventState] = {}
+        self._notices: OrderedDict[NoticeKey, NoticeState] = OrderedDict()
+        self._notices_in_flight: dict[NoticeKey, NoticeState] = {}
 
     @asynccontextmanager
     async def of(
@@ -130,7 +87,8 @@ class Fold:
         progress = await self._read_model.progress()
         self.positions, self._epochs = dict(progress.positions), dict(progress.epochs)
         self._cache.clear()
-        self._in_flight, self._followed, self._limits = {}, set(), limits
+        self._notices.clear()
+        self._in_flight, self._notices_in_flight, self._followed, self._limits = {}, {}, set(), limits
         self._reader = reader = self._log.reader()
 
         def follow(topic: str) -> None:
@@ -287,20 +245,30 @@ class Fold:
 
     async def _working_set(
         self, events: list[EventState], facts: list[tuple[int, int, LifecycleFact]]
-    ) -> _Folding:
+    ) -> Folding:
         keys = dict.fromkeys(state.key for state in events)
         fresh = set(keys)
+        notices: dict[NoticeKey, None] = {}
         for _, _, fact in facts:
-            if not isinstance(fact, ShardClaimed | ShardCheckpoint | RecordsTrimmed):
-                key = fact_key(fact.topic, fact.event_id)
-                if key is not None and key not in fresh:
-                    keys[key] = None
-        in_flight, cache = self._in_flight, self._cache
-        known = {key: state for key in keys if (state := in_flight.get(key) or cache.get(key)) is not None}
+            if isinstance(fact, ShardClaimed | ShardCheckpoint | RecordsTrimmed):
+                continue
+            if fact.notice is not None:
+                told_key = notice_key(fact)
+                if told_key is not None:
+                    notices[told_key] = None
+                continue
+            key = event_key(fact)
+            if key is not None and key not in fresh:
+                keys[key] = None
+        known = _found(keys, self._in_flight, self._cache)
         missing = [key for key in keys if key not in known]
         if missing:
             known.update(await self._read_model.load(missing))
-        return _Folding(dict(self._epochs), known)
+        noticed = _found(notices, self._notices_in_flight, self._notices)
+        untold = [key for key in notices if key not in noticed]
+        if untold:
+            noticed.update(await self._read_model.load_notices(untold))
+        return Folding(dict(self._epochs), known, noticed)
 
     async def applied(self) -> None:
         """Wait until the batch under way is in the read model.
@@ -311,15 +279,17 @@ class Fold:
         if self._applying is not None:
             applying, self._applying = self._applying, None
             await applying
-            self._in_flight = {}
+            self._in_flight, self._notices_in_flight = {}, {}
 
     def _apply(
-        self, folding: _Folding, moved: dict[TopicPartition, int], quarantined: list[Quarantined]
+        self, folding: Folding, moved: dict[TopicPartition, int], quarantined: list[Quarantined]
     ) -> None:
         """Begin to apply what was folded; the next batch is folded meanwhile, on top of it."""
         states = [folding.known[key] for key in folding.changed]
+        notices = [folding.notices[key] for key in folding.changed_notices]
         changes = Changes(
             events=states,
+            notices=notices,
             attempts=folding.attempts,
             trims=folding.trims,
             quarantined=quarantined,
@@ -327,6 +297,7 @@ class Fold:
             epochs={s: e for s, e in folding.epochs.items() if self._epochs.get(s) != e},
         )
         self._in_flight = {state.key: state for state in states}
+        self._notices_in_flight = {each.key: each for each in notices}
         self._applying = asyncio.create_task(self._read_model.apply(changes), name="projector apply")
         self._epochs = folding.epochs
         self._metrics.void_facts.inc(folding.void)
@@ -334,15 +305,12 @@ class Fold:
             self._metrics.quarantined.labels(GROUP).inc(len(quarantined))
         if folding.trims:
             self._cache.clear()
+            self._notices.clear()
             return
         for state in states:
-            if all(route.status in TERMINAL for route in state.routes):
-                self._cache.pop(state.key, None)
-            else:
-                self._cache[state.key] = state
-                self._cache.move_to_end(state.key)
-        while len(self._cache) > CACHE_EVENTS_MAX:
-            self._cache.popitem(last=False)
+            _remember(self._cache, state.key, state, state.routes)
+        for each in notices:
+            _remember(self._notices, each.key, each, (each.route,))
 
     def _quarantine(self, source: TopicPartition, offset: int, poison: Poison) -> Quarantined:
         log_line.warning(
@@ -353,3 +321,19 @@ class Fold:
             reason=str(poison),
         )
         return Quarantined(source, offset, str(poison), self._clock.now_ms())
+
+
+def _found(keys: Iterable[K], in_flight: Mapping[K, S], cache: Mapping[K, S]) -> dict[K, S]:
+    """What memory knows of these; what is on its way to the store first."""
+    return {key: state for key in keys if (state := in_flight.get(key) or cache.get(key)) is not None}
+
+
+def _remember(cache: OrderedDict[K, S], key: K, state: S, routes: Iterable[RouteState]) -> None:
+    """As long as something is to be expected of it."""
+    if all(route.status in TERMINAL for route in routes):
+        cache.pop(key, None)
+        return
+    cache[key] = state
+    cache.move_to_end(key)
+    if len(cache) > CACHE_EVENTS_MAX:
+        cache.popitem(last=False)

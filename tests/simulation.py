@@ -20,7 +20,7 @@ from atlas.adapters.embedded_log import EmbeddedLog
 from atlas.adapters.sqlite_read_model import open_read_model
 from atlas.core import acceptance
 from atlas.core.commands import CreateStream, CreateTarget, CreateWorkspace
-from atlas.core.entities import SealedSecret, Stream, Workflow, Workspace, secret_context
+from atlas.core.entities import Endpoint, SealedSecret, Stream, Workflow, Workspace, secret_context
 from atlas.core.facts import (
     CONTROL_TOPIC,
     EVENT_SCHEMA,
@@ -195,6 +195,26 @@ class Simulation:
         found = await self.registry.propose(CreateTarget(**self.command(), target=made))
         assert isinstance(found, Workflow)
         return found
+
+    async def endpoint(self, target: str, **fields: Any) -> Endpoint:
+        """Create a webhook endpoint; its URL is `http://<target>`."""
+        sealed = self.box.seal(SECRET, secret_context(*SCOPE, target))
+        made = Endpoint(
+            id=target,
+            workspace_id=SCOPE[0],
+            environment=SCOPE[1],
+            url=f"http://{target}",
+            secrets=(SealedSecret(sealed),),
+            created_at_ms=self.clock.now_ms(),
+            **fields,
+        )
+        found = await self.registry.propose(CreateTarget(**self.command(), target=made))
+        assert isinstance(found, Endpoint)
+        return found
+
+    def sent_to(self, target: str) -> list[Sent]:
+        """What a target was sent, in order."""
+        return [sent for sent in self.sender.sent if sent.url == f"http://{target}"]
 
     async def stream(self, name: str, routes: Sequence[str], retention_days: int = 14) -> Stream:
         """Create a stream and its topic."""

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from atlas.adapters.sqlite_queries import SCOPE, decode_events, event_object
-from atlas.adapters.sqlite_schema import TERM
+from atlas.adapters.sqlite_schema import A_ROUTE, TERM
 from atlas.adapters.sqlite_writes import id_time_prefix
 from atlas.core.projection import EventState
 from atlas.ports.read_model import EventQuery
@@ -72,9 +72,8 @@ def _routes(query: EventQuery) -> _List:
     filters = [("target", "workflow_id", query.workflow_id), ("status", "route_status", query.route_status)]
 
     def matches(alias: str) -> str:
-        return " AND ".join(
-            f"{alias}.{column} = :{name}" for column, name, value in filters if value is not None
-        )
+        wanted = [f"{alias}.{column} = :{name}" for column, name, value in filters if value is not None]
+        return " AND ".join([*wanted, f"{alias}.{A_ROUTE}"])
 
     index = "routes_by_target" if query.workflow_id is not None else "routes_by_status"
     # An event can have several routes of one status, and is still listed once.

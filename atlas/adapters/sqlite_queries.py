@@ -13,14 +13,17 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from atlas.adapters.sqlite_schema import OPEN
+from atlas.adapters.sqlite_schema import A_NOTICE, A_ROUTE, OPEN
 from atlas.core.facts import LIFECYCLE_TOPIC
+from atlas.core.notices import NoticeState
 from atlas.core.projection import AttemptState, EventState
 from atlas.ports.log import TopicPartition
-from atlas.ports.read_model import EventKey, Jobs, Progress, Waiting
+from atlas.ports.read_model import EventKey, Jobs, NoticeAttempt, NoticeKey, Progress, Waiting
 
 decode_events = msgspec.json.Decoder(list[EventState]).decode
 _decode_attempts = msgspec.json.Decoder(list[AttemptState]).decode
+_decode_notices = msgspec.json.Decoder(list[NoticeState]).decode
+_decode_deliveries = msgspec.json.Decoder(list[NoticeAttempt]).decode
 _decode_waiting = msgspec.json.Decoder(Waiting).decode
 
 Parameters = Mapping[str, object]
@@ -65,10 +68,13 @@ _ROUTE_FIELDS: Final = (
     "r.error_code",
     "r.error_message",
     "r.due_at_ms",
+    "r.base",
+    "r.bulk",
 )
 _ROUTE: Final = _object(_ROUTE_FIELDS, parked="json(CASE WHEN r.parked THEN 'true' ELSE 'false' END)")
 _ROUTES: Final = f"""json((SELECT json_group_array({_ROUTE}) FROM (SELECT * FROM routes
-    WHERE routes.scope = e.scope AND routes.event_id = e.id ORDER BY routes.position LIMIT -1) AS r))"""  # noqa: S608  # constants of this module
+    WHERE routes.scope = e.scope AND routes.event_id = e.id AND routes.{A_ROUTE}
+    ORDER BY routes.position LIMIT -1) AS r))"""  # noqa: S608  # constants of this module
 _LOAD: Final = f"""SELECT json_group_array({event_object("s.workspace_id", "s.environment", _ROUTES)})
     FROM json_each(:keys) AS k
     CROSS JOIN scopes AS s ON s.workspace_id = json_extract(k.value, '$[0]')
@@ -100,9 +106,15 @@ _ATTEMPT_FIELDS: Final = (
     "a.tls_ms",
     "a.first_byte_ms",
 )
-_ATTEMPT: Final = _object(_ATTEMPT_FIELDS, workspace_id=":workspace_id", environment=":environment")
+_ATTEMPT: Final = _object(
+    _ATTEMPT_FIELDS,
+    workspace_id=":workspace_id",
+    environment=":environment",
+    notice="nullif(a.notice, '')",
+)
 _ATTEMPTS: Final = f"""SELECT json_group_array({_ATTEMPT}) FROM (SELECT * FROM attempts
-    WHERE scope = {SCOPE} AND event_id = :event_id ORDER BY partition, offset LIMIT -1) AS a"""  # noqa: S608  # constants of this module
+    WHERE scope = {SCOPE} AND event_id = :event_id AND {A_ROUTE}
+    ORDER BY partition, offset LIMIT -1) AS a"""  # noqa: S608  # constants of this module
 
 _POSITIONS: Final = """SELECT json_group_array(json_array(p.topic, p.partition, p.next_offset))
     FROM positions AS p"""
@@ -145,6 +157,55 @@ def _by_partition(rows: Iterable[tuple[str, int, int]]) -> dict[TopicPartition, 
     return {TopicPartition(topic, partition): offset for topic, partition, offset in rows}
 
 
+# -- notices
+
+_NOTICE: Final = _object(
+    ("s.workspace_id", "s.environment", "r.event_id", "t.topic", "r.partition", "r.offset"),
+    id="r.notice",
+    outcome="json(r.outcome_json)",
+    route=f"json({_ROUTE})",
+)
+_LOAD_NOTICES: Final = f"""SELECT json_group_array({_NOTICE})
+    FROM json_each(:keys) AS k
+    CROSS JOIN scopes AS s ON s.workspace_id = json_extract(k.value, '$[0]')
+        AND s.environment = json_extract(k.value, '$[1]')
+    CROSS JOIN routes AS r ON r.scope = s.n AND r.event_id = json_extract(k.value, '$[2]')
+        AND r.position = 0 AND r.notice = json_extract(k.value, '$[3]')
+    CROSS JOIN topics AS t ON t.n = r.topic"""  # noqa: S608  # constants of this module
+_CREATED: Final = "json_extract(outcome_json, '$.created_at_ms')"
+_AFTER: Final = f"""(SELECT {_CREATED}, notice FROM routes INDEXED BY notices_by_endpoint
+    WHERE scope = {SCOPE} AND target = :endpoint AND notice = :after AND {A_NOTICE})"""  # noqa: S608  # constants of this module
+# As many notices as could fill the page, then their attempts: the caller cuts off what is too much.
+_DELIVERIES: Final = f"""SELECT json_group_array(json_object('attempt', json({_ATTEMPT}),
+        'outcome', json(d.outcome_json))) FROM
+    (SELECT * FROM routes INDEXED BY notices_by_endpoint WHERE scope = {SCOPE} AND target = :endpoint
+        AND {A_NOTICE} AND attempt > 0
+        AND (:after IS NULL OR ({_CREATED}, notice) > {_AFTER})
+        ORDER BY {_CREATED}, notice LIMIT :limit) AS d
+    CROSS JOIN attempts AS a INDEXED BY attempts_of_notices
+        ON a.scope = d.scope AND a.notice = d.notice AND a.{A_NOTICE}"""  # noqa: S608  # constants of this module
+
+
+def load_notices(connection: sqlite3.Connection, keys: Sequence[NoticeKey]) -> dict[NoticeKey, NoticeState]:
+    """The states of those notices that are there."""
+    found = _decode_notices(_ask(connection, _LOAD_NOTICES, {"keys": orjson.dumps(keys).decode()}))
+    return {notice.key: notice for notice in found}
+
+
+def deliveries(
+    connection: sqlite3.Connection, scope: tuple[str, str], endpoint: str, after: str | None, limit: int
+) -> list[NoticeAttempt]:
+    """Attempts of the endpoint's next `limit` notices, in order."""
+    parameters = {
+        "workspace_id": scope[0],
+        "environment": scope[1],
+        "endpoint": endpoint,
+        "after": after,
+        "limit": limit,
+    }
+    return _decode_deliveries(_ask(connection, _DELIVERIES, parameters))
+
+
 # -- routes that wait or are open
 
 _WAITING_ROUTE: Final = _object(
@@ -158,8 +219,11 @@ _WAITING_ROUTE: Final = _object(
         "r.attempt",
         "r.replay",
         "r.status",
+        "r.base",
     ),
     due_at_ms="coalesce(r.due_at_ms, 0)",
+    notice="nullif(r.notice, '')",
+    outcome="json(r.outcome_json)",
 )
 
 

@@ -29,9 +29,21 @@ from atlas.adapters.sqlite_generations import LinkedDriver, discard, linked, pla
 from atlas.adapters.sqlite_pages import page_of_events
 from atlas.adapters.sqlite_writes import BatchWriter, UnknownSchema, ensure_schema, note_jobs
 from atlas.core.errors import StoreUnavailable
+from atlas.core.notices import NoticeState
 from atlas.core.projection import AttemptState, EventState
 from atlas.ports.log import TopicPartition
-from atlas.ports.read_model import Changes, EventKey, EventQuery, Jobs, JobState, Progress, Scope, Waiting
+from atlas.ports.read_model import (
+    Changes,
+    EventKey,
+    EventQuery,
+    Jobs,
+    JobState,
+    NoticeAttempt,
+    NoticeKey,
+    Progress,
+    Scope,
+    Waiting,
+)
 
 #: How often `wait_past` looks for what another process has applied.
 POLL_S: Final = 0.025
@@ -65,6 +77,18 @@ class SqliteReadModel:
     async def load(self, keys: Sequence[EventKey]) -> dict[EventKey, EventState]:
         """See the port."""
         return await self._driver.read(lambda connection: sqlite_queries.load(connection, keys))
+
+    async def load_notices(self, keys: Sequence[NoticeKey]) -> dict[NoticeKey, NoticeState]:
+        """See the port."""
+        return await self._driver.read(lambda connection: sqlite_queries.load_notices(connection, keys))
+
+    async def deliveries(
+        self, scope: Scope, endpoint: str, after: str | None, limit: int
+    ) -> builtins.list[NoticeAttempt]:
+        """See the port."""
+        return await self._driver.read(
+            lambda connection: sqlite_queries.deliveries(connection, scope, endpoint, after, limit)
+        )
 
     async def apply(self, changes: Changes) -> None:
         """See the port."""

@@ -17,6 +17,10 @@ from typing import Final
 #: What `routes_open` holds. Queries repeat it word for word, else SQLite does not use the index.
 OPEN: Final = "status NOT IN ('delivered', 'failed')"
 
+#: A row of `routes` or `attempts` is of an event's route, or of a notice on its way to an endpoint.
+A_ROUTE: Final = "notice = ''"
+A_NOTICE: Final = "notice <> ''"
+
 DDL: Final = (
     # timed_ids: whether every event's id carries its received_at_ms, as ids are made (design section 6).
     # jobs_position: the control offset up to which requests are done with.
@@ -44,9 +48,12 @@ DDL: Final = (
         target TEXT NOT NULL, status TEXT NOT NULL, attempt INTEGER NOT NULL, replay INTEGER NOT NULL,
         completed_at_ms INTEGER, next_attempt_at_ms INTEGER, error_code TEXT, error_message TEXT,
         due_at_ms INTEGER, parked INTEGER NOT NULL, topic INTEGER NOT NULL, partition INTEGER NOT NULL,
-        offset INTEGER NOT NULL, PRIMARY KEY (scope, event_id, position)) WITHOUT ROWID""",
+        offset INTEGER NOT NULL, notice TEXT NOT NULL, outcome_json TEXT, base INTEGER NOT NULL, bulk TEXT,
+        PRIMARY KEY (scope, event_id, position, notice)) WITHOUT ROWID""",
     """CREATE INDEX routes_by_target ON routes (scope, target, event_id, status)""",
-    """CREATE INDEX routes_by_status ON routes (scope, status, event_id)""",
+    f"""CREATE INDEX routes_by_status ON routes (scope, status, event_id) WHERE {A_ROUTE}""",
+    f"""CREATE INDEX notices_by_endpoint ON routes (scope, target, json_extract(outcome_json,
+        '$.created_at_ms'), notice) WHERE {A_NOTICE}""",
     f"""CREATE INDEX routes_open ON routes (partition, scope, target, event_id, topic, offset)
         WHERE {OPEN}""",
     """CREATE INDEX routes_waiting ON routes (partition, scope, target, due_at_ms, offset)
@@ -57,8 +64,9 @@ DDL: Final = (
         status TEXT NOT NULL, started_at_ms INTEGER NOT NULL, completed_at_ms INTEGER NOT NULL,
         duration_ms INTEGER NOT NULL, http_status INTEGER, error_code TEXT, error_message TEXT,
         response_body TEXT, next_attempt_at_ms INTEGER, address TEXT, connect_ms REAL, tls_ms REAL,
-        first_byte_ms REAL,
+        first_byte_ms REAL, notice TEXT NOT NULL,
         PRIMARY KEY (scope, event_id, partition, offset)) WITHOUT ROWID""",
+    f"""CREATE INDEX attempts_of_notices ON attempts (scope, notice, attempt) WHERE {A_NOTICE}""",
     """CREATE TABLE terms (scope INTEGER NOT NULL, term TEXT NOT NULL, id TEXT NOT NULL,
         PRIMARY KEY (scope, term, id)) WITHOUT ROWID""",
 )

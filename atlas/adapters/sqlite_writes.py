@@ -17,6 +17,8 @@ import orjson
 from atlas.adapters.sqlite_schema import DDL, SCHEMA_VERSION, TERM_COLUMNS, TERMS_OF_E
 from atlas.core.errors import AtlasError, StaleWriter
 from atlas.core.ids import ENTROPY_BYTES, TIME_MS_MAX, event_id
+from atlas.core.lifecycle import RouteState
+from atlas.core.notices import NoticeState
 from atlas.core.projection import AttemptState, EventState
 from atlas.ports.read_model import Changes, JobState, Scope, Trim
 
@@ -93,11 +95,12 @@ def _json(rows: Iterable[Sequence[object]]) -> str:
 
 _EVENT_CHANGED: Final = """(scope, id) DO UPDATE SET status = excluded.status
     WHERE status <> excluded.status"""
-_ROUTE_CHANGED: Final = """(scope, event_id, position) DO UPDATE SET
+_ROUTE_CHANGED: Final = """(scope, event_id, position, notice) DO UPDATE SET
     target = excluded.target, status = excluded.status, attempt = excluded.attempt,
     replay = excluded.replay, completed_at_ms = excluded.completed_at_ms,
     next_attempt_at_ms = excluded.next_attempt_at_ms, error_code = excluded.error_code,
-    error_message = excluded.error_message, due_at_ms = excluded.due_at_ms, parked = excluded.parked"""
+    error_message = excluded.error_message, due_at_ms = excluded.due_at_ms, parked = excluded.parked,
+    base = excluded.base, bulk = excluded.bulk"""
 
 _NEW_KEYS: Final = """SELECT json_group_array(json(k.value)) FROM json_each(?) AS k
     WHERE NOT EXISTS (SELECT 1 FROM events WHERE scope = json_extract(k.value, '$[0]')
@@ -142,6 +145,9 @@ class BatchWriter:
         names = self._names
         _fence(connection, changes)
         _put_events(connection, names, changes.events)
+        if changes.notices:
+            rows = [_notice_row(names, connection, notice) for notice in changes.notices]
+            _insert_rows(connection, "routes", _ROUTE_CHANGED, rows)
         if changes.attempts:
             rows = [_attempt_row(names.scope(connection, (a.workspace_id, a.environment)), a)
                     for a in changes.attempts]  # fmt: skip
@@ -243,22 +249,48 @@ def _route_rows(scope: int, topic: int, event: EventState) -> list[Row]:
             scope,
             event.id,
             position,
-            route.target,
-            route.status,
-            route.attempt,
-            route.replay,
-            route.completed_at_ms,
-            route.next_attempt_at_ms,
-            route.error_code,
-            route.error_message,
-            route.due_at_ms,
-            route.parked,
+            *_route_columns(route),
             topic,
             event.partition,
             event.offset,
+            "",
+            None,
+            route.base,
+            route.bulk,
         )
         for position, route in enumerate(event.routes)
     ]
+
+
+def _notice_row(names: _Names, connection: sqlite3.Connection, notice: NoticeState) -> Row:
+    return (
+        names.scope(connection, (notice.workspace_id, notice.environment)),
+        notice.event_id,
+        0,
+        *_route_columns(notice.route),
+        names.topic(connection, notice.topic),
+        notice.partition,
+        notice.offset,
+        notice.id,
+        msgspec.json.encode(notice.outcome).decode(),
+        notice.route.base,
+        notice.route.bulk,
+    )
+
+
+def _route_columns(route: RouteState) -> Row:
+    return (
+        route.target,
+        route.status,
+        route.attempt,
+        route.replay,
+        route.completed_at_ms,
+        route.next_attempt_at_ms,
+        route.error_code,
+        route.error_message,
+        route.due_at_ms,
+        route.parked,
+    )
 
 
 def _attempt_row(scope: int, attempt: AttemptState) -> Row:
@@ -283,6 +315,7 @@ def _attempt_row(scope: int, attempt: AttemptState) -> Row:
         attempt.connect_ms,
         attempt.tls_ms,
         attempt.first_byte_ms,
+        attempt.notice or "",
     )
 
 

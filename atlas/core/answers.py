@@ -192,6 +192,14 @@ class Attempt(TypedDict):
     next_attempt_at: shapes.Moment | None
 
 
+class Delivery(Attempt):
+    """One attempt to tell a webhook endpoint of an outcome; `workflow_id` is the one whose outcome it is."""
+
+    delivery_id: shapes.DeliveryId
+    event_id: shapes.EventId
+    type: shapes.OutcomeType
+
+
 # --- what is set up
 
 

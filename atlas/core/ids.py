@@ -71,7 +71,7 @@ def delivery_id(event_id: str, target_id: str, replay_number: int) -> str:
 
 
 def notice_id(event_id: str, endpoint_id: str, outcome_type: str, workflow_id: str, attempt: int) -> str:
-    """`whd_` of one outcome told to one endpoint; attempt numbers go on after a replay, so its outcome is new."""
+    """`whd_` of one outcome told to one endpoint. A replay goes on with the numbers: its outcome is new."""
     parts = (event_id, endpoint_id, outcome_type, workflow_id, str(attempt))
     text = "".join(f"{len(part)}:{part}" for part in parts)
     digest = hashlib.sha256(text.encode()).digest()

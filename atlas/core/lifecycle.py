@@ -20,7 +20,7 @@ G5). An event's status is a function of its routes (`event_status`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -65,8 +65,11 @@ class RouteState(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         attempt: number of the last attempt made or under way; 0 before the first.
+        replay: how often it was begun anew; `base` is the number of its last attempt before that: the retry
+            budget counts from there.
         due_at_ms: when an owner must take the route up again from the store (a retry, or a parked
             route); None when nothing waits, or the event topic still carries the first attempt.
+        bulk: the bulk replay (`rpl_`) that asked for it last.
     """
 
     target: str
@@ -79,6 +82,8 @@ class RouteState(msgspec.Struct, frozen=True, gc=False):
     error_message: str | None = None
     due_at_ms: int | None = None
     parked: bool = False
+    base: int = 0
+    bulk: str | None = None
 
 
 def evolve(route: RouteState, fact: DeliveryFact) -> RouteState:
@@ -101,15 +106,19 @@ def evolve(route: RouteState, fact: DeliveryFact) -> RouteState:
                 raise IllegalTransition("a route is parked once")
             return msgspec.structs.replace(route, parked=True, due_at_ms=fact.at_ms)
         case DeliveryClosed():
-            return RouteState(
-                target=route.target,
+            return _ended(
+                route,
                 status=FAILED,
-                attempt=route.attempt,
-                replay=route.replay,
                 completed_at_ms=fact.at_ms,
                 error_code=fact.error.code,
                 error_message=fact.error.message,
             )
+
+
+def _ended(route: RouteState, **fields: Any) -> RouteState:
+    """The route after an attempt, or its end: what it waited for before is gone."""
+    kept = {"attempt": route.attempt, "replay": route.replay, "base": route.base, "bulk": route.bulk}
+    return RouteState(target=route.target, **{**kept, **fields})
 
 
 def next_attempt(route: RouteState) -> int:
@@ -130,11 +139,10 @@ def _attempted(route: RouteState, fact: DeliveryAttempted) -> RouteState:
         raise IllegalTransition(f"unknown outcome {fact.outcome}")
     retried = fact.outcome == RETRY_SCHEDULED
     error = fact.error if fact.outcome != DELIVERED else None
-    return RouteState(
-        target=route.target,
+    return _ended(
+        route,
         status=fact.outcome,
         attempt=fact.attempt,
-        replay=route.replay,
         completed_at_ms=None if retried else fact.completed_at_ms,
         next_attempt_at_ms=fact.next_attempt_at_ms if retried else None,
         error_code=error.code if error else None,

@@ -65,6 +65,7 @@ class AttemptState(Struct, frozen=True, kw_only=True):
     connect_ms: float | None
     tls_ms: float | None
     first_byte_ms: float | None
+    notice: str | None = None
 
 
 def _compact(value: dict[str, str] | None) -> str | None:
@@ -108,13 +109,15 @@ def advance(state: EventState, fact: DeliveryFact) -> EventState:
     raise IllegalTransition(f"no route to {fact.target}")
 
 
-def attempt_made(state: EventState, fact: DeliveryAttempted, offset: int) -> AttemptState:
-    """The attempt that a valid `delivery.attempted` records."""
+def attempt_made(
+    scope: tuple[str, str], partition: int, fact: DeliveryAttempted, offset: int
+) -> AttemptState:
+    """The attempt that a valid `delivery.attempted` of this partition's lifecycle records."""
     return AttemptState(
-        workspace_id=state.workspace_id,
-        environment=state.environment,
-        event_id=state.id,
-        partition=state.partition,
+        workspace_id=scope[0],
+        environment=scope[1],
+        event_id=fact.event_id,
+        partition=partition,
         offset=offset,
         target=fact.target,
         attempt=fact.attempt,
@@ -132,4 +135,5 @@ def attempt_made(state: EventState, fact: DeliveryAttempted, offset: int) -> Att
         connect_ms=fact.timings.connect_ms,
         tls_ms=fact.timings.tls_ms,
         first_byte_ms=fact.timings.first_byte_ms,
+        notice=fact.notice,
     )

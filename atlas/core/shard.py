@@ -51,7 +51,11 @@ class ShardFold:
             return
         if isinstance(fact, ShardCheckpoint):
             self._checkpoint(fact)
-        elif isinstance(fact, DECIDING) and fact.offset >= self.next_offsets.get(fact.topic, 0):
+        elif (
+            isinstance(fact, DECIDING)
+            and fact.notice is None
+            and fact.offset >= self.next_offsets.get(fact.topic, 0)
+        ):
             self.decided.add((fact.topic, fact.offset, fact.target))
 
     def _checkpoint(self, fact: ShardCheckpoint) -> None:

@@ -11,6 +11,7 @@ from atlas.core import answers
 from atlas.core.entities import Stream
 from atlas.core.facts import EventRecord
 from atlas.core.lifecycle import RouteState
+from atlas.core.notices import Outcome
 from atlas.core.projection import AttemptState, EventState
 from atlas.core.timestamps import format_ms
 
@@ -64,6 +65,17 @@ def attempt_view(attempt: AttemptState) -> answers.Attempt:
             "first_byte_ms": attempt.first_byte_ms,
         },
         "next_attempt_at": _time(attempt.next_attempt_at_ms),
+    }
+
+
+def delivery_view(delivery_id: str, attempt: AttemptState, outcome: Outcome) -> answers.Delivery:
+    """One attempt to tell a webhook endpoint of an outcome."""
+    return {
+        **attempt_view(attempt),
+        "workflow_id": outcome.workflow_id,
+        "delivery_id": delivery_id,
+        "event_id": attempt.event_id,
+        "type": outcome.type,
     }
 
 

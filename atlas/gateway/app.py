@@ -20,6 +20,7 @@ from atlas.gateway.resources import Area, Operation, Resource
 from atlas.gateway.streams import Streams
 from atlas.gateway.targets import ENDPOINTS, WORKFLOWS, Targets
 from atlas.gateway.workspaces import Workspaces
+from atlas.status.deliveries import Deliveries
 from atlas.status.handlers import EventStatus
 
 
@@ -172,6 +173,10 @@ def _control_resources(services: Services) -> list[Resource]:
         _at("/v1/api-keys/{key_id}/rotate", {"POST": Operation(keys.rotate)}),
         *_target_resources("/v1/workflows", "workflow_id", Targets(services, WORKFLOWS)),
         *_target_resources("/v1/webhook-endpoints", "endpoint_id", Targets(services, ENDPOINTS)),
+        _at(
+            "/v1/webhook-endpoints/{endpoint_id}/deliveries",
+            {"GET": Operation(Deliveries(services).list)},
+        ),
     ]
 
 

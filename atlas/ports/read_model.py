@@ -7,11 +7,13 @@ changes nothing.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
+from atlas.core.notices import NoticeState, Outcome
 from atlas.core.projection import AttemptState, EventState
 from atlas.ports.log import TopicPartition
 
@@ -19,6 +21,8 @@ from atlas.ports.log import TopicPartition
 Scope = tuple[str, str]
 #: Workspace id, environment, event id.
 EventKey = tuple[str, str, str]
+#: The same, and a notice's id.
+NoticeKey = tuple[str, str, str, str]
 
 
 class Trim(Struct, frozen=True):
@@ -52,6 +56,7 @@ class Changes(Struct, frozen=True, kw_only=True):
     Attributes:
         events: new or changed events, the newest state of each. What comes from an event's record
             never changes and is kept as it was first; its status and its routes are replaced.
+        notices: new or changed notices, the newest state of each.
         attempts: new attempts; one that is there already is kept.
         trims: applied after the above.
         advances: one for each partition at most.
@@ -59,6 +64,7 @@ class Changes(Struct, frozen=True, kw_only=True):
     """
 
     events: Sequence[EventState] = ()
+    notices: Sequence[NoticeState] = ()
     attempts: Sequence[AttemptState] = ()
     trims: Sequence[Trim] = ()
     quarantined: Sequence[Quarantined] = ()
@@ -85,7 +91,8 @@ class Progress(Struct, frozen=True):
 class WaitingRoute(Struct, frozen=True):
     """A route that an owner must take up again: a retry or a parked first attempt.
 
-    `due_at_ms` is 0 for a route that waits for nothing (`open_routes` and `open_below` only).
+    `due_at_ms` is 0 for a route that waits for nothing (`open_routes` and `open_below` only). `base` is the
+    number of the last attempt before the last replay. Of a notice, `notice` is the delivery's id.
     """
 
     workspace_id: str
@@ -98,6 +105,16 @@ class WaitingRoute(Struct, frozen=True):
     replay: int
     status: str
     due_at_ms: int
+    base: int = 0
+    notice: str | None = None
+    outcome: Outcome | None = None
+
+
+class NoticeAttempt(Struct, frozen=True):
+    """One attempt to tell a webhook endpoint of an outcome."""
+
+    attempt: AttemptState
+    outcome: Outcome
 
 
 class Waiting(Struct, frozen=True):
@@ -199,6 +216,9 @@ class ReadModel(Protocol):
     async def load(self, keys: Sequence[EventKey]) -> dict[EventKey, EventState]:
         """The states of those events that are there."""
 
+    async def load_notices(self, keys: Sequence[NoticeKey]) -> dict[NoticeKey, NoticeState]:
+        """The states of those notices that are there."""
+
     async def apply(self, changes: Changes) -> None:
         """Apply a batch in one durable-enough transaction: all of it or nothing.
 
@@ -211,6 +231,16 @@ class ReadModel(Protocol):
 
     async def attempts(self, key: EventKey) -> list[AttemptState]:
         """Every attempt of an event, oldest first."""
+
+    async def deliveries(
+        self, scope: Scope, endpoint: str, after: str | None, limit: int
+    ) -> builtins.list[NoticeAttempt]:
+        """Attempts to tell an endpoint, oldest notice first, those of one notice together and in order.
+
+        Args:
+            after: only notices after this one; unknown: none.
+            limit: notices, of those attempted at least once.
+        """
 
     async def list(self, query: EventQuery) -> list[EventState]:
         """A page of events, ascending by id. `routes` may be left empty."""

@@ -34,6 +34,7 @@ from atlas.ports.sender import (
     DeliveryResult,
     Sender,
 )
+from atlas.runtime.bodies import delivery_body, notice_body
 from atlas.runtime.telemetry import Metrics
 from atlas.runtime.work import Work
 
@@ -53,37 +54,7 @@ CLOSED_MESSAGES: Final = {
 NOT_MADE: Final = "Atlas could not make the request."
 
 _SECRETS_CACHED_MAX: Final = 4_096
-_encode = msgspec.json.Encoder().encode
 log_line = structlog.get_logger()
-
-
-class _Body(msgspec.Struct, frozen=True):
-    id: str
-    object: str
-    stream: str
-    type: str
-    occurred_at: str
-    received_at: str
-    data: msgspec.Raw
-    actor: dict[str, str] | None
-    metadata: dict[str, str] | None
-
-
-def delivery_body(record: EventRecord) -> bytes:
-    """The exact bytes POSTed to a workflow (API notes, "What Atlas sends")."""
-    return _encode(
-        _Body(
-            record.id,
-            "event",
-            record.stream,
-            record.type,
-            record.occurred_at,
-            record.received_at,
-            record.data,
-            record.actor,
-            record.metadata,
-        )
-    )
 
 
 class Attempter:
@@ -115,18 +86,18 @@ class Attempter:
         Raises:
             LogError: the payload cannot be read now; nothing was sent.
         """
-        record = work.record or await self._payload(work)
-        if record is None:
+        body = await self._body(work)
+        if body is None:
             return self.closed(work, PAYLOAD_EXPIRED)
         started_ms = self._clock.now_ms()
         started_s = self._clock.monotonic_s()
-        if work.attempt == 1:
+        if work.attempt == 1 and work.notice is None:
             waited_ms = started_ms - id_time_ms(work.event_id)
             self._metrics.first_attempt_seconds.observe(max(0, waited_ms) / 1000)
-        delivery = delivery_id(work.event_id, work.target, work.replay)
+        delivery = work.notice or delivery_id(work.event_id, work.target, work.replay)
         slow = asyncio.get_running_loop().call_later(STARTED_AFTER_S, self._tell_started, work, started_ms)
         try:
-            request = self._request(work, to, record, delivery, started_ms)
+            request = self._request(work, to, body, delivery, started_ms)
             result = await self._sender.send(request)
         except Exception as error:  # a bug, or a secret that does not open: it counts as an attempt
             log_line.error("attempt not made", delivery_id=delivery, exc_info=error)
@@ -138,6 +109,13 @@ class Attempter:
         self._report(work, delivery, fact)
         return fact
 
+    async def _body(self, work: Work) -> bytes | None:
+        """What is sent; None when the payload is gone."""
+        if work.notice is not None and work.outcome is not None:
+            return notice_body(work.notice, work.event_id, work.outcome)
+        record = work.record or await self._payload(work)
+        return None if record is None else delivery_body(record)
+
     async def _payload(self, work: Work) -> EventRecord | None:
         """The event from the log; None when it is not there any more, or not as it was accepted."""
         try:
@@ -147,9 +125,8 @@ class Attempter:
             return None
 
     def _request(
-        self, work: Work, to: Target, record: EventRecord, delivery: str, started_ms: int
+        self, work: Work, to: Target, body: bytes, delivery: str, started_ms: int
     ) -> DeliveryRequest:
-        body = delivery_body(record)
         headers = delivery_headers(
             self._secrets(to, started_ms),
             delivery,
@@ -186,7 +163,10 @@ class Attempter:
             delay_ms = None
             if result.error_code != UPSTREAM_GONE:
                 delay_ms = retry_delay_ms(
-                    to.retry_schedule_seconds, work.attempt, self._uniform01(), result.retry_after_s
+                    to.retry_schedule_seconds,
+                    work.attempt - work.base,
+                    self._uniform01(),
+                    result.retry_after_s,
                 )
             outcome = FAILED if delay_ms is None else RETRY_SCHEDULED
             next_ms = None if delay_ms is None else completed_ms + delay_ms
@@ -248,4 +228,5 @@ def _named(work: Work) -> dict[str, Any]:
         "offset": work.offset,
         "target": work.target,
         "replay": work.replay,
+        "notice": work.notice,
     }

@@ -48,6 +48,11 @@ class Overlay:
             self._durable[work.key] = offset
             self._durable.move_to_end(work.key)
 
+    def told(self, lane: LaneKey, offset: int) -> None:
+        """A fact at `offset` may have put something into this lane, though it is about another."""
+        self._newest_in[lane] = max(offset, self._newest_in.get(lane, 0))
+        self._newest_in.move_to_end(lane)
+
     def knows(self, key: WorkKey) -> bool:
         """Whether the row of this route, in the snapshot admitted last, is out of date."""
         return key in self._durable or key in self._unsettled

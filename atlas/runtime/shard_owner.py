@@ -31,6 +31,7 @@ from atlas.core.facts import (
     decode_lifecycle,
     parse_event_topic,
 )
+from atlas.core.notices import outcome_type
 from atlas.core.reading import Poison, event_in
 from atlas.core.shard import DECIDING, ShardFold, Undecided
 from atlas.ports.clock import Clock
@@ -131,13 +132,26 @@ class ShardOwner:
             self._put(work, fact)
 
     def _put(self, work: Work, fact: DeliveryFact) -> None:
-        fact = fact if fact.epoch == self.epoch else msgspec.structs.replace(fact, epoch=self.epoch)
+        fact = self._addressed(work, fact)
         self._waiting.queued(work)
-        if isinstance(fact, DECIDING):
+        if work.notice is None and isinstance(fact, DECIDING):
             self._undecided.decide(work.topic, work.offset, work.target)
             self._moved.set()
         done = self._facts.put(fact, work.event_id.encode())
         done.add_done_callback(lambda future: self._recorded(work, fact, future))
+
+    def _addressed(self, work: Work, fact: DeliveryFact) -> DeliveryFact:
+        """With this owner's epoch, and with the webhook endpoints that are to be told of it now."""
+        if fact.epoch != self.epoch:
+            fact = msgspec.structs.replace(fact, epoch=self.epoch)
+        outcome = None if work.notice is not None else outcome_type(fact)
+        if outcome is None or not self._registry.state.endpoints.get(work.scope):
+            return fact
+        name = parse_event_topic(work.topic)
+        stream = name.stream if name else ""
+        return msgspec.structs.replace(
+            fact, notify=self._registry.state.subscribers(work.scope, outcome, stream)
+        )
 
     def _recorded(self, work: Work, fact: DeliveryFact, done: asyncio.Future[int]) -> None:
         if not done.cancelled() and not self.closed:

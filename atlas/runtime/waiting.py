@@ -20,6 +20,7 @@ from atlas.core.entities import ENABLED
 from atlas.core.facts import (
     LIFECYCLE_TOPIC,
     DeliveryAttempted,
+    DeliveryClosed,
     DeliveryFact,
     DeliveryParked,
     DeliveryStarted,
@@ -94,6 +95,11 @@ class WaitingRoutes:
                 self._spill(work.scope, work.target)
         elif not isinstance(fact, DeliveryStarted):
             self._timed.pop(work.key, None)
+        if isinstance(fact, DeliveryAttempted | DeliveryClosed):
+            for endpoint in fact.notify:
+                # Whether there is a notice, and what it says, is for the fold to decide.
+                self._overlay.told((*work.scope, endpoint), offset)
+                self._spill(work.scope, endpoint)
 
     def _schedule(self, work: Work, due_ms: int, attempt: int) -> None:
         if due_ms > self._horizon_ms:
@@ -102,10 +108,7 @@ class WaitingRoutes:
             self._horizon_ms = min(self._horizon_ms, due_ms - 1)
             self._lowered.set()
             return
-        again = Work(
-            self._owner, work.scope, work.event_id, work.topic, work.offset, work.target, attempt, work.replay
-        )
-        self._push(again, due_ms)
+        self._push(work.again(attempt), due_ms)
 
     def _push(self, work: Work, due_ms: int) -> None:
         if self._timed.get(work.key) == due_ms:
@@ -338,6 +341,9 @@ class WaitingRoutes:
             route.target,
             attempt,
             route.replay,
+            base=route.base,
+            notice=route.notice,
+            outcome=route.outcome,
         )
 
     @staticmethod

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from atlas.core.entities import Scope
 from atlas.core.facts import DeliveryFact, EventRecord
+from atlas.core.notices import Outcome
 
 if TYPE_CHECKING:
     from atlas.runtime.engine import Lane
 
-#: Identifies a route's delivery in this process: event, target, replay.
+#: Identifies a route's delivery in this process: event, target (of a notice, its id), replay.
 WorkKey = tuple[str, str, int]
 #: Workspace, environment, target: what a route queues for.
 LaneKey = tuple[str, str, str]
@@ -53,13 +54,15 @@ class Work:
     Attributes:
         attempt: the number that attempt will carry.
         record: the event, when it is at hand; else it is fetched from the log.
+        base: the last attempt before the last replay: the retry budget counts from there.
+        notice: of an outcome on its way to a webhook endpoint, the delivery's id; `outcome` is what it tells.
         first: straight from the event topic, not from the store.
         under_way: its attempt has been started.
     """
 
     __slots__ = (
-        "attempt", "event_id", "first", "offset", "owner", "record", "replay", "scope", "target", "topic",
-        "under_way",
+        "attempt", "base", "event_id", "first", "notice", "offset", "outcome", "owner", "record", "replay",
+        "scope", "target", "topic", "under_way",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +76,9 @@ class Work:
         attempt: int = 1,
         replay: int = 0,
         record: EventRecord | None = None,
+        base: int = 0,
+        notice: str | None = None,
+        outcome: Outcome | None = None,
     ) -> None:
         self.owner = owner
         self.scope = scope
@@ -83,8 +89,27 @@ class Work:
         self.attempt = attempt
         self.replay = replay
         self.record = record
+        self.base = base
+        self.notice = notice
+        self.outcome = outcome
         self.first = record is not None
         self.under_way = False
+
+    def again(self, attempt: int) -> Work:
+        """The same route wanting another attempt, its payload to be fetched."""
+        return Work(
+            self.owner,
+            self.scope,
+            self.event_id,
+            self.topic,
+            self.offset,
+            self.target,
+            attempt,
+            self.replay,
+            base=self.base,
+            notice=self.notice,
+            outcome=self.outcome,
+        )
 
     @property
     def lane(self) -> tuple[str, str, str]:
@@ -94,4 +119,4 @@ class Work:
     @property
     def key(self) -> WorkKey:
         """See `WorkKey`."""
-        return (self.event_id, self.target, self.replay)
+        return (self.event_id, self.notice or self.target, self.replay)

@@ -161,57 +161,100 @@ _KEYS: Final = {
     ),
 }
 
-_WORKFLOWS: Final = {
-    "POST /v1/workflows": Documented(
-        id="createWorkflow",
-        does="Makes a delivery target; its signing secret is in this answer.",
-        body=requests.WorkflowCreate,
-        status=201,
-        answer=answers.WorkflowWithSecret,
-        errors=("already_exists",),
+
+def _targets(
+    path: str,
+    kind: str,
+    what: str,
+    shown: Any,
+    with_secret: Any,
+    create: Any,
+    patch: Any,
+    limit: tuple[str, ...],
+) -> dict[str, Documented]:
+    """What workflows and webhook endpoints have in common.
+
+    Args:
+        answered: types of what is shown, and of the same with its secret.
+        bodies: types of what creates one, and changes one.
+        refusal: code of its own that creating one may answer.
+    """
+    (shown, with_secret), (create, patch) = answered, bodies
+    name, errors = kind.capitalize(), (f"{kind}_not_found",)
+    one = f"{path}/{{{kind}_id}}"
+    return {
+        f"POST {path}": Documented(
+            id=f"create{name}",
+            does=f"Makes {what}; its signing secret is in this answer.",
+            body=create,
+            status=201,
+            answer=with_secret,
+            errors=(refusal,),
+        ),
+        f"GET {path}": Documented(
+            id=f"list{name}s", does=f"Lists them: {what}.", answer=Page[shown], parameters=_PAGE
+        ),
+        f"GET {one}": Documented(id=f"get{name}", does=f"Shows {what}.", answer=shown, errors=errors),
+        f"PATCH {one}": Documented(
+            id=f"update{name}",
+            does="Changes the fields that are given.",
+            body=patch,
+            answer=shown,
+            errors=errors,
+        ),
+        f"DELETE {one}": Documented(
+            id=f"delete{name}",
+            does=f"Deletes {what}; what is open there ends failed.",
+            answer=shown,
+            errors=errors,
+        ),
+        f"POST {one}/rotate-secret": Documented(
+            id=f"rotate{name}Secret",
+            does="Makes a new signing secret; both sign until the overlap ends.",
+            body=requests.RotateRequest,
+            answer=with_secret,
+            errors=errors,
+        ),
+        f"POST {one}/disable": Documented(
+            id=f"disable{name}",
+            does="Stops deliveries; what is open, and what comes, ends failed.",
+            body=requests.Nothing,
+            answer=shown,
+            errors=errors,
+        ),
+        f"POST {one}/reactivate": Documented(
+            id=f"reactivate{name}",
+            does="Lets deliveries go on.",
+            body=requests.Nothing,
+            answer=shown,
+            errors=errors,
+        ),
+    }
+
+
+_WORKFLOWS: Final = _targets(
+    "/v1/workflows",
+    "workflow",
+    "a target of events, which streams name in `default_routes`",
+    (answers.Workflow, answers.WorkflowWithSecret),
+    (requests.WorkflowCreate, requests.WorkflowPatch),
+    "already_exists",
+)
+_ENDPOINTS: Final = {
+    **_targets(
+        "/v1/webhook-endpoints",
+        "endpoint",
+        "a target of outcomes",
+        (answers.Endpoint, answers.EndpointWithSecret),
+        (requests.EndpointCreate, requests.EndpointPatch),
+        "endpoint_limit_reached",
     ),
-    "GET /v1/workflows": Documented(
-        id="listWorkflows", does="Lists delivery targets.", answer=Page[answers.Workflow], parameters=_PAGE
-    ),
-    "GET /v1/workflows/{workflow_id}": Documented(
-        id="getWorkflow",
-        does="Shows a delivery target.",
-        answer=answers.Workflow,
-        errors=("workflow_not_found",),
-    ),
-    "PATCH /v1/workflows/{workflow_id}": Documented(
-        id="updateWorkflow",
-        does="Changes the fields that are given.",
-        body=requests.WorkflowPatch,
-        answer=answers.Workflow,
-        errors=("workflow_not_found",),
-    ),
-    "DELETE /v1/workflows/{workflow_id}": Documented(
-        id="deleteWorkflow",
-        does="Deletes a delivery target, also from every `default_routes`; its open routes end failed.",
-        answer=answers.Workflow,
-        errors=("workflow_not_found",),
-    ),
-    "POST /v1/workflows/{workflow_id}/rotate-secret": Documented(
-        id="rotateWorkflowSecret",
-        does="Makes a new signing secret; both sign until the overlap ends.",
-        body=requests.RotateRequest,
-        answer=answers.WorkflowWithSecret,
-        errors=("workflow_not_found",),
-    ),
-    "POST /v1/workflows/{workflow_id}/disable": Documented(
-        id="disableWorkflow",
-        does="Stops deliveries; open and new routes end failed.",
-        body=requests.Nothing,
-        answer=answers.Workflow,
-        errors=("workflow_not_found",),
-    ),
-    "POST /v1/workflows/{workflow_id}/reactivate": Documented(
-        id="reactivateWorkflow",
-        does="Lets deliveries go on.",
-        body=requests.Nothing,
-        answer=answers.Workflow,
-        errors=("workflow_not_found",),
+    "GET /v1/webhook-endpoints/{endpoint_id}/deliveries": Documented(
+        id="listDeliveries",
+        does="Lists every attempt to tell the endpoint of an outcome, oldest outcome first.",
+        answer=Page[answers.Delivery],
+        parameters=_PAGE,
+        errors=("endpoint_not_found",),
     ),
 }
 
@@ -255,5 +298,6 @@ OPERATIONS: Final[Mapping[str, Documented]] = {
     **_STREAMS,
     **_KEYS,
     **_WORKFLOWS,
+    **_ENDPOINTS,
     **_OPERATORS,
 }

@@ -85,6 +85,7 @@ PARAMETERS: Final[Mapping[str, Schema]] = {
     "name": {"name": "name", "schema": _of(shapes.StreamName)},
     "key_id": {"name": "key_id", "schema": _of(shapes.KeyId)},
     "workflow_id in a path": {"name": "workflow_id", "schema": _of(shapes.WorkflowId)},
+    "endpoint_id": {"name": "endpoint_id", "schema": _of(shapes.EndpointId)},
     "workspace_id": {"name": "workspace_id", "schema": _of(shapes.WorkspaceId)},
 }
 
