@@ -163,14 +163,7 @@ _KEYS: Final = {
 
 
 def _targets(
-    path: str,
-    kind: str,
-    what: str,
-    shown: Any,
-    with_secret: Any,
-    create: Any,
-    patch: Any,
-    limit: tuple[str, ...],
+    path: str, kind: str, what: str, answered: tuple[Any, Any], bodies: tuple[Any, Any], refusal: str
 ) -> dict[str, Documented]:
     """What workflows and webhook endpoints have in common.
 
