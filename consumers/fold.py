@@ -19,6 +19,7 @@ from atlas.core.facts import (
     LIFECYCLE_TOPIC,
     LifecycleFact,
     RecordsTrimmed,
+    ReplayRequested,
     ShardCheckpoint,
     ShardClaimed,
     parse_event_topic,
@@ -220,7 +221,7 @@ class Fold:
                     continue
                 if isinstance(fact, ShardClaimed):
                     epoch = record.offset
-                elif fact.epoch == epoch and await self._ahead(fact, shard, positions):
+                elif _counts(fact, epoch) and await self._ahead(fact, shard, positions):
                     positions[batch.source] = record.offset
                     reader.assign({batch.source: record.offset})
                     break
@@ -252,7 +253,7 @@ class Fold:
         for _, _, fact in facts:
             if isinstance(fact, ShardClaimed | ShardCheckpoint | RecordsTrimmed):
                 continue
-            if fact.notice is not None:
+            if not isinstance(fact, ReplayRequested) and fact.notice is not None:
                 told_key = notice_key(fact)
                 if told_key is not None:
                     notices[told_key] = None
@@ -321,6 +322,11 @@ class Fold:
             reason=str(poison),
         )
         return Quarantined(source, offset, str(poison), self._clock.now_ms())
+
+
+def _counts(fact: LifecycleFact, epoch: int | None) -> bool:
+    """Whether it is not void for its epoch."""
+    return isinstance(fact, ReplayRequested) or (not isinstance(fact, ShardClaimed) and fact.epoch == epoch)
 
 
 def _found(keys: Iterable[K], in_flight: Mapping[K, S], cache: Mapping[K, S]) -> dict[K, S]:

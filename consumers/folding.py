@@ -8,13 +8,14 @@ from atlas.core.facts import (
     DeliveryFact,
     LifecycleFact,
     RecordsTrimmed,
+    ReplayRequested,
     ShardCheckpoint,
     ShardClaimed,
     parse_event_topic,
 )
 from atlas.core.lifecycle import IllegalTransition
 from atlas.core.notices import NoticeState, notice, outcome_of, told
-from atlas.core.projection import AttemptState, EventState, advance, attempt_made
+from atlas.core.projection import AttemptState, EventState, advance, attempt_made, replay
 from atlas.core.reading import Poison
 from atlas.ports.log import TopicPartition
 from atlas.ports.read_model import EventKey, NoticeKey, Trim
@@ -49,6 +50,8 @@ class Folding:
         """A fact of the shard, in order."""
         if isinstance(fact, ShardClaimed):
             self.epochs[shard] = offset
+        elif isinstance(fact, ReplayRequested):
+            self._replay(shard, fact)
         elif fact.epoch != self.epochs.get(shard):
             self.void += 1
         elif isinstance(fact, RecordsTrimmed):
@@ -63,11 +66,23 @@ class Folding:
             except IllegalTransition:
                 self.void += 1
 
-    def _route(self, shard: int, offset: int, fact: DeliveryFact) -> None:
+    def _replay(self, shard: int, fact: ReplayRequested) -> None:
+        try:
+            state = self._event_of(shard, fact)
+            self.known[state.key] = replay(state, fact)
+            self.changed[state.key] = None
+        except IllegalTransition:
+            self.void += 1
+
+    def _event_of(self, shard: int, fact: DeliveryFact | ReplayRequested) -> EventState:
         key = event_key(fact)
         state = self.known.get(key) if key else None
         if state is None or state.partition != shard:
             raise IllegalTransition("no such event")
+        return state
+
+    def _route(self, shard: int, offset: int, fact: DeliveryFact) -> None:
+        state = self._event_of(shard, fact)
         after = self.known[state.key] = advance(state, fact)
         self.changed[state.key] = None
         if isinstance(fact, DeliveryAttempted):
@@ -94,7 +109,7 @@ class Folding:
         self.changed_notices[state.key] = None
 
 
-def event_key(fact: DeliveryFact) -> EventKey | None:
+def event_key(fact: DeliveryFact | ReplayRequested) -> EventKey | None:
     """What the read model knows the fact's event by."""
     name = parse_event_topic(fact.topic)
     return None if name is None else (name.workspace_id, name.environment, fact.event_id)

@@ -143,7 +143,7 @@ async def test_a_claim_that_cannot_be_appended_for_good_shows_and_is_tried_again
 async def test_certainty_comes_back_beside_a_flow_that_never_ends(clock: VirtualClock) -> None:
     """What is read is always a little behind the end: it need only pass the end that was told first."""
     source = TopicPartition(LIFECYCLE_TOPIC, 0)
-    claim = Claim(source, epoch=9, term=1)
+    claim = Claim(source, epoch=9, term=1, on_replay=lambda *_: None)
     end, position = 20, 10
     for _ in range(5):
         if claim.doubts(2):

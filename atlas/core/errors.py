@@ -38,6 +38,7 @@ HTTP_STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "request_timeout": 408,
     "duplicate_event": 409,
     "already_exists": 409,
+    "not_replayable": 409,
     "stream_limit_reached": 409,
     "endpoint_limit_reached": 409,
     "payload_expired": 410,

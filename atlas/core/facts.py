@@ -40,6 +40,9 @@ SHARD_KEY: Final = b"shard"
 #: Key of `log.fence` records.
 FENCE_KEY: Final = b"fence"
 
+#: Key of `replay.requested` records: their owner looks for them as well.
+REPLAY_KEY: Final = b"replay"
+
 #: Bounds that every store can hold, so that no record written by others can stop a fold.
 Millis = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -230,6 +233,23 @@ class FenceRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", t
     epoch: Count
 
 
+class ReplayRequested(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", tag="replay.requested"):
+    """Somebody wants routes of an event delivered again; the fold decides for each whether it may be.
+
+    Written by a gateway, and so without an epoch: it decides nothing that an owner could have decided.
+    `at_once` has a retry that is scheduled made now. `bulk` is the bulk replay it is part of, which replays
+    no route twice.
+    """
+
+    event_id: shapes.EventId
+    topic: shapes.EventTopic
+    offset: Offset
+    targets: tuple[shapes.WorkflowId, ...]
+    at_ms: Millis
+    at_once: bool = False
+    bulk: shapes.ReplayId | None = None
+
+
 DeliveryFact = DeliveryStarted | DeliveryAttempted | DeliveryParked | DeliveryClosed
 LifecycleFact = (
     ShardClaimed
@@ -239,6 +259,7 @@ LifecycleFact = (
     | DeliveryParked
     | DeliveryClosed
     | RecordsTrimmed
+    | ReplayRequested
 )
 
 encode = msgspec.json.Encoder().encode

@@ -8,6 +8,8 @@ A route is one (event, target). It is `queued` when the event is accepted and mo
     processing ──parked──> processing
     retry_scheduled ──started──> processing, ──attempted──> ...
     queued, processing, retry_scheduled ──closed──> failed
+    delivered, failed ──replay requested──> processing
+    retry_scheduled ──replay requested──> retry_scheduled, due now
 
 Attempt numbers are gapless and rising: an attempt carries the number after the last one, except that
 a `processing` attempt without an outcome (its owner crashed) is repeated under its own number, at once or,
@@ -109,6 +111,8 @@ def evolve(route: RouteState, fact: DeliveryFact) -> RouteState:
             return _ended(
                 route,
                 status=FAILED,
+                # One under way without an outcome was never made: its number is the next one's.
+                attempt=next_attempt(route) - 1,
                 completed_at_ms=fact.at_ms,
                 error_code=fact.error.code,
                 error_message=fact.error.message,
@@ -119,6 +123,39 @@ def _ended(route: RouteState, **fields: Any) -> RouteState:
     """The route after an attempt, or its end: what it waited for before is gone."""
     kept = {"attempt": route.attempt, "replay": route.replay, "base": route.base, "bulk": route.bulk}
     return RouteState(target=route.target, **{**kept, **fields})
+
+
+def replayed(route: RouteState, at_ms: int, bulk: str | None = None) -> RouteState:
+    """A route that has ended, begun anew: its next attempt goes on with the numbers, and waits for its owner.
+
+    Raises:
+        IllegalTransition: it has not ended, or this bulk replay has had its turn.
+    """
+    if route.status not in TERMINAL:
+        raise IllegalTransition(f"a replay of a route that is {route.status}")
+    if bulk is not None and route.bulk == bulk:
+        raise IllegalTransition("a bulk replay replays a route once")
+    return RouteState(
+        target=route.target,
+        status=PROCESSING,
+        attempt=route.attempt + 1,
+        replay=route.replay + 1,
+        due_at_ms=at_ms,
+        parked=True,
+        base=route.attempt,
+        bulk=bulk or route.bulk,
+    )
+
+
+def hastened(route: RouteState, at_ms: int) -> RouteState:
+    """A route whose retry is made now instead of at its time.
+
+    Raises:
+        IllegalTransition: no retry is scheduled.
+    """
+    if route.status != RETRY_SCHEDULED:
+        raise IllegalTransition(f"no retry is scheduled: the route is {route.status}")
+    return msgspec.structs.replace(route, due_at_ms=at_ms, next_attempt_at_ms=at_ms)
 
 
 def next_attempt(route: RouteState) -> int:

@@ -11,9 +11,18 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from atlas.core.facts import DeliveryAttempted, DeliveryFact, EventRecord
+from atlas.core.facts import DeliveryAttempted, DeliveryFact, EventRecord, ReplayRequested
 from atlas.core.ids import id_time_ms
-from atlas.core.lifecycle import QUEUED, IllegalTransition, RouteState, event_status, evolve
+from atlas.core.lifecycle import (
+    QUEUED,
+    RETRY_SCHEDULED,
+    IllegalTransition,
+    RouteState,
+    event_status,
+    evolve,
+    hastened,
+    replayed,
+)
 
 
 class EventState(Struct, frozen=True, kw_only=True):
@@ -107,6 +116,31 @@ def advance(state: EventState, fact: DeliveryFact) -> EventState:
             routes = (*state.routes[:index], evolve(route, fact), *state.routes[index + 1 :])
             return replace(state, routes=routes, status=event_status(r.status for r in routes))
     raise IllegalTransition(f"no route to {fact.target}")
+
+
+def replay(state: EventState, fact: ReplayRequested) -> EventState:
+    """The event after a replay was asked for: of the routes named, those that may be are begun anew.
+
+    Raises:
+        IllegalTransition: none of them may, or the fact names another record of the same id.
+    """
+    if (fact.topic, fact.offset) != (state.topic, state.offset):
+        raise IllegalTransition("the fact names another record")
+    routes = tuple(_asked_again(route, fact) for route in state.routes)
+    if routes == state.routes:
+        raise IllegalTransition("nothing to replay")
+    return replace(state, routes=routes, status=event_status(route.status for route in routes))
+
+
+def _asked_again(route: RouteState, fact: ReplayRequested) -> RouteState:
+    if route.target not in fact.targets:
+        return route
+    try:
+        if fact.at_once and route.status == RETRY_SCHEDULED:
+            return hastened(route, fact.at_ms)
+        return replayed(route, fact.at_ms, fact.bulk)
+    except IllegalTransition:
+        return route
 
 
 def attempt_made(

@@ -151,6 +151,12 @@ class EndpointPatch(TargetPatch, frozen=True, kw_only=True):
     streams: limits.KeyStreams | UnsetType | None = UNSET
 
 
+class ReplayRequest(_Body, frozen=True, kw_only=True):
+    """Body of `POST /v1/events/{id}/replay`; `workflow_ids` absent: every route that has ended."""
+
+    workflow_ids: Annotated[limits.DefaultRoutes, Meta(min_length=1)] | None = None
+
+
 class KeyCreate(_Body, frozen=True, kw_only=True):
     """`streams` None: not scoped. A publishable key always is."""
 

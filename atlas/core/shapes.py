@@ -43,6 +43,7 @@ WorkflowId = Annotated[str, said(pattern=portable(limits.WORKFLOW_ID_PATTERN))]
 #: What a delivery goes to: a workflow, or a webhook endpoint.
 Target = Annotated[str, said(pattern=f"{portable(limits.WORKFLOW_ID_PATTERN)}|{id_pattern('we_')}")]
 EndpointId = Annotated[str, said(pattern=id_pattern("we_"))]
+ReplayId = Annotated[str, said(pattern=id_pattern("rpl_"))]
 DeliveryId = Annotated[str, said(pattern=id_pattern("whd_"))]
 OutcomeType = Annotated[str, said(enum=["event.delivered", "event.failed", "event.retry_scheduled"])]
 OutcomeTypes = tuple[OutcomeType, ...]

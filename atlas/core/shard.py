@@ -16,6 +16,7 @@ from atlas.core.facts import (
     DeliveryClosed,
     DeliveryParked,
     LifecycleFact,
+    ReplayRequested,
     ShardCheckpoint,
     ShardClaimed,
 )
@@ -42,6 +43,8 @@ class ShardFold:
 
     def apply(self, offset: int, fact: LifecycleFact) -> None:
         """Fold one fact; void ones change nothing."""
+        if isinstance(fact, ReplayRequested):
+            return  # of what has been decided before, and waits in the store
         if isinstance(fact, ShardClaimed):
             self.epoch = offset
             return

@@ -22,6 +22,7 @@ from atlas.gateway.targets import ENDPOINTS, WORKFLOWS, Targets
 from atlas.gateway.workspaces import Workspaces
 from atlas.status.deliveries import Deliveries
 from atlas.status.handlers import EventStatus
+from atlas.status.replays import EventReplays
 
 
 class SendsEvents(Protocol):
@@ -85,8 +86,10 @@ def api_resources(
     status: ShowsEvents | None = None,
 ) -> list[Resource]:
     """Every path of the API; schemas/openapi.json tells of each of them (arguments: see `build_app`)."""
+    events = EventStatus(services)
     return [
-        *_event_resources(ingest or Ingest(services), status or EventStatus(services)),
+        *_event_resources(ingest or Ingest(services), status or events),
+        _at("/v1/events/{event_id}/replay", {"POST": Operation(EventReplays(services, events).replay)}),
         *_control_resources(services),
         *_operator_resources(services),
         *_open_resources(services, readiness),

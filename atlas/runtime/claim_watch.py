@@ -13,13 +13,20 @@ hears that others had the shard meanwhile: the term tells it that there is somet
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 
 from atlas.core.errors import AtlasError
-from atlas.core.facts import LIFECYCLE_TOPIC, SHARD_KEY, ShardClaimed, decode_lifecycle
+from atlas.core.facts import (
+    LIFECYCLE_TOPIC,
+    REPLAY_KEY,
+    SHARD_KEY,
+    ReplayRequested,
+    ShardClaimed,
+    decode_lifecycle,
+)
 from atlas.ports.log import Batch, Log, Member, Reader, Record, TopicPartition
 from atlas.runtime.patience import patiently
 
@@ -27,6 +34,8 @@ from atlas.runtime.patience import patiently
 PAUSE_S: Final = 0.05
 _POLL_S: Final = 60.0
 RECORDS_MAX: Final = 5_000
+
+OnReplay = Callable[[ReplayRequested, int], None]
 
 
 class ClaimLost(AtlasError):
@@ -41,7 +50,8 @@ class Claim:
         position: no other claim lies below, from the own one on.
     """
 
-    def __init__(self, source: TopicPartition, epoch: int, term: int | None) -> None:
+    def __init__(self, source: TopicPartition, epoch: int, term: int | None, on_replay: OnReplay) -> None:
+        self._on_replay = on_replay
         self.source, self.epoch, self.term = source, epoch, term
         self.position = epoch + 1
         self._asked: tuple[int, int] | None = None
@@ -77,9 +87,20 @@ class Claim:
         if batch.gap_from is not None or any(map(_is_claim, batch.records)):
             self.lose(ClaimLost(f"another claim of {self.source} below {batch.next_offset}"))
             return
+        for record in batch.records:
+            if record.key == REPLAY_KEY:
+                self._replay(record)
         self.position = batch.next_offset
         self._moved.set()
         self._judge()
+
+    def _replay(self, record: Record) -> None:
+        try:
+            fact = decode_lifecycle(record.value or b"")
+        except msgspec.DecodeError:
+            return  # the projector quarantines it
+        if isinstance(fact, ReplayRequested):
+            self._on_replay(fact, record.offset)
 
     def lose(self, error: Exception) -> None:
         """End it; nothing is certain any more."""
@@ -122,14 +143,15 @@ class ClaimWatch:
         self._doubted.set()
         return False
 
-    def watch(self, shard: int, epoch: int, term: int | None) -> Claim:
+    def watch(self, shard: int, epoch: int, term: int | None, on_replay: OnReplay) -> Claim:
         """From the own claim on.
 
         Args:
             term: as it was before the claim was appended.
+            on_replay: called with each request for a replay, and its offset.
         """
         source = TopicPartition(LIFECYCLE_TOPIC, shard)
-        claim = self._claims[shard] = Claim(source, epoch, term)
+        claim = self._claims[shard] = Claim(source, epoch, term, on_replay)
         if self._reader is None:
             self._reader = self._log.reader()
             self._task = asyncio.create_task(self._run(self._reader), name="claim watch")

@@ -198,7 +198,8 @@ class ShardOwner:
         fact = ShardClaimed(owner=self._member.id, at_ms=self._services.clock.now_ms())
         term = self._watch.term(self.shard)
         self.epoch = await self._facts_claim(fact)
-        claim = self._claimed = self._watch.watch(self.shard, self.epoch, term)
+        told = self._waiting.replay_requested
+        claim = self._claimed = self._watch.watch(self.shard, self.epoch, term, told)
         source = TopicPartition(LIFECYCLE_TOPIC, self.shard)
         position = await patiently(lambda: self._log.committed(GROUP, source)) or 0
         reader = self._log.reader()

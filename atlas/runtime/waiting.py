@@ -24,6 +24,8 @@ from atlas.core.facts import (
     DeliveryFact,
     DeliveryParked,
     DeliveryStarted,
+    ReplayRequested,
+    parse_event_topic,
 )
 from atlas.core.lifecycle import PROCESSING, RETRY_SCHEDULED
 from atlas.ports.clock import Clock
@@ -100,6 +102,15 @@ class WaitingRoutes:
                 # Whether there is a notice, and what it says, is for the fold to decide.
                 self._overlay.told((*work.scope, endpoint), offset)
                 self._spill(work.scope, endpoint)
+
+    def replay_requested(self, fact: ReplayRequested, offset: int) -> None:
+        """Routes of these targets may have been begun anew: the store has them once it has folded this."""
+        name = parse_event_topic(fact.topic)
+        if name is not None:
+            scope = (name.workspace_id, name.environment)
+            for target in fact.targets:
+                self._overlay.told((*scope, target), offset)
+                self._spill(scope, target)
 
     def _schedule(self, work: Work, due_ms: int, attempt: int) -> None:
         if due_ms > self._horizon_ms:

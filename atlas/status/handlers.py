@@ -40,17 +40,17 @@ class EventStatus:
     async def retrieve(self, call: Call) -> Reply:
         """`GET /v1/events/{event_id}`."""
         refuse_parameters(call)
-        return json_reply(200, event_view(await self._event(call)))
+        return json_reply(200, event_view(await self.named(call)))
 
     async def payload(self, call: Call) -> Reply:
         """`GET /v1/events/{event_id}/payload`."""
         refuse_parameters(call)
-        return json_reply(200, payload_view(await self._record(await self._event(call))))
+        return json_reply(200, payload_view(await self.record(await self.named(call))))
 
     async def attempts(self, call: Call) -> Reply:
         """`GET /v1/events/{event_id}/attempts`: all of them, in one page."""
         refuse_parameters(call)
-        event = await self._event(call)
+        event = await self.named(call)
         made = await self._read_model.attempts(event.key)
         return list_reply([attempt_view(attempt) for attempt in made], limit=len(made))
 
@@ -68,7 +68,7 @@ class EventStatus:
             return msgspec.structs.replace(reply, headers=((LAG_HEADER, b"%d" % lag_ms),))
         return reply
 
-    async def _event(self, call: Call) -> EventState:
+    async def named(self, call: Call) -> EventState:
         """The event that the path names, if the caller may see it.
 
         Raises:
@@ -99,7 +99,12 @@ class EventStatus:
             return None
         return event
 
-    async def _record(self, event: EventState) -> EventRecord:
+    async def record(self, event: EventState) -> EventRecord:
+        """The event's record in the log.
+
+        Raises:
+            ApiError: payload_expired.
+        """
         source = TopicPartition(event.topic, event.partition)
         try:
             found = decode_event((await self._log.fetch(source, event.offset)).value or b"")

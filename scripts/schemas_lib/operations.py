@@ -225,6 +225,17 @@ def _targets(
     }
 
 
+_REPLAYS: Final = {
+    "POST /v1/events/{event_id}/replay": Documented(
+        id="replayEvent",
+        does="Delivers routes that have ended again; of those named, makes a scheduled retry now.",
+        body=requests.ReplayRequest,
+        status=202,
+        answer=answers.Event,
+        errors=("event_not_found", "not_replayable", "payload_expired"),
+    ),
+}
+
 _WORKFLOWS: Final = _targets(
     "/v1/workflows",
     "workflow",
@@ -290,6 +301,7 @@ OPERATIONS: Final[Mapping[str, Documented]] = {
     **_EVENTS,
     **_STREAMS,
     **_KEYS,
+    **_REPLAYS,
     **_WORKFLOWS,
     **_ENDPOINTS,
     **_OPERATORS,

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from msgspec.structs import replace
 
 from atlas.core.facts import (
     DeliveryAttempted,
@@ -36,6 +37,7 @@ from atlas.core.lifecycle import (
     event_status,
     evolve,
     next_attempt,
+    replayed,
 )
 
 ERROR = FactError("upstream_status", "Target answered 503")
@@ -171,8 +173,8 @@ REACHABLE = {
     ACCEPTED: {ACCEPTED, PROCESSING, RETRIED, DELIVERED, FAILED},
     PROCESSING: {PROCESSING, RETRIED, DELIVERED, FAILED},
     RETRIED: {RETRIED, PROCESSING, DELIVERED, FAILED},
-    DELIVERED: {DELIVERED},
-    FAILED: {FAILED},
+    DELIVERED: {DELIVERED, PROCESSING},
+    FAILED: {FAILED, PROCESSING},
 }
 
 
@@ -188,7 +190,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(
         which=st.integers(0, 1),
         kind=st.sampled_from(["started", "attempted", "parked", "closed"]),
-        attempt=st.integers(0, 4),
+        attempt=st.integers(0, 6),
         outcome=st.sampled_from([DELIVERED, RETRY_SCHEDULED, FAILED, "vanished"]),
     )
     def fact(self, which: int, kind: str, attempt: int, outcome: str) -> None:
@@ -198,15 +200,34 @@ class Lifecycle(RuleBasedStateMachine):
             "parked": parked(),
             "closed": closed(),
         }
+        replay = self.routes[which].replay
+        facts = {name: replace(fact, replay=replay) for name, fact in facts.items()}
         before = self.routes[which]
         try:
             after = evolve(before, facts[kind])
         except IllegalTransition:
             return
         assert before.status not in TERMINAL
-        assert before.attempt <= after.attempt <= before.attempt + 1
+        given_back = kind == "closed" and before.status == PROCESSING
+        assert before.attempt - given_back <= after.attempt <= before.attempt + 1
         if kind == "attempted":
             self.outcomes[which].append(attempt)
+        self.routes[which] = after
+        self.seen.append(event_status(route.status for route in self.routes))
+
+    @rule(which=st.integers(0, 1), bulk=st.sampled_from([None, "rpl_1", "rpl_2"]))
+    def replay(self, which: int, bulk: str | None) -> None:
+        before = self.routes[which]
+        try:
+            after = replayed(before, 1, bulk)
+        except IllegalTransition:
+            assert before.status not in TERMINAL or (bulk is not None and before.bulk == bulk)
+            return
+        assert (after.status, after.attempt, after.replay) == (
+            PROCESSING,
+            before.attempt + 1,
+            before.replay + 1,
+        )
         self.routes[which] = after
         self.seen.append(event_status(route.status for route in self.routes))
 
