@@ -11,6 +11,7 @@ before it is void in every fold.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Final
 
 import msgspec
@@ -70,6 +71,7 @@ class TopicName(msgspec.Struct, frozen=True):
     stream: str
 
 
+@lru_cache(maxsize=4_096)
 def parse_event_topic(topic: str) -> TopicName | None:
     """The parts of an event topic's name; None for any other topic."""
     parts = topic.split(".")
