@@ -8,7 +8,7 @@ changes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
@@ -119,7 +119,7 @@ class Difference(Struct, frozen=True):
     table: str
     scope: str
     key: Sequence[str | int]
-    where: str
+    where: Literal["live", "rebuilt", "both"]
 
 
 class Comparison(Struct, frozen=True):
