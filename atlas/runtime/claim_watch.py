@@ -16,10 +16,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
-
 from atlas.core.errors import AtlasError
-from atlas.core.facts import LIFECYCLE_TOPIC, SHARD_KEY, ShardClaimed, decode_lifecycle
+from atlas.core.facts import LIFECYCLE_TOPIC, SHARD_KEY, ShardClaimed
+from atlas.core.reading import Poison, fact_in
 from atlas.ports.log import Batch, Log, Member, Reader, Record, TopicPartition
 from atlas.runtime.patience import patiently
 
@@ -198,6 +197,6 @@ def _is_claim(record: Record) -> bool:
     if record.key != SHARD_KEY:
         return False
     try:
-        return isinstance(decode_lifecycle(record.value or b""), ShardClaimed)
-    except msgspec.DecodeError:
+        return isinstance(fact_in(record.value, record.headers), ShardClaimed)
+    except Poison:
         return False
