@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from atlas.core.ids import id_time_ms
 from scripts.bench_lib.deployment import ROUTED, Load, Server, site
@@ -19,8 +19,9 @@ from scripts.bench_lib.worker import Worker
 
 RATE_PER_S: Final = 200
 GOAL_P95_MS: Final = 25.0
-_CONNECTIONS: Final = 64
-_WARM_UP_S: Final = 1.0
+#: A moment in which nothing is answered must not stop the sending: it has to show in the figures.
+_CONNECTIONS: Final = 256
+_WARM_UP: Final[dict[str, Any]] = {"connections": 4, "requests": 200}
 
 
 def measure(plan: Plan, directory: Path) -> list[Row]:
@@ -41,9 +42,9 @@ def steady(name: str, plan: Plan, load: Load, receiver: Worker, atlas: Server, g
         atlas: new; it gets its stream and target here.
     """
     atlas.set_up(receiver.ready["url"])
-    job = {"connections": _CONNECTIONS, "rate": RATE_PER_S, "events": True}
-    load.send(atlas, "/v1/events", body(ROUTED), seconds=_WARM_UP_S, **job)
+    load.send(atlas, "/v1/events", body(ROUTED), **_WARM_UP)
     atlas.settle()
+    job = {"connections": _CONNECTIONS, "rate": RATE_PER_S, "events": True}
     receiver.ask({"note": True, "take": True})
     sent = load.send(atlas, "/v1/events", body(ROUTED), seconds=plan.steady_s, **job)
     atlas.settle()
