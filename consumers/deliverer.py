@@ -48,12 +48,13 @@ class Deliverer:
         self.failures: dict[int, Failure] = {}
         self._unowned_since_s: dict[int, float] = {}
         self._services = services
+        self._member: Member | None = None
         self._owners: dict[int, ShardOwner] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Deliver for ever."""
-        member = await self._services.log.join(GROUP, LIFECYCLE_TOPIC)
+        member = self._member = await self._services.log.join(GROUP, LIFECYCLE_TOPIC)
         watch = ClaimWatch(self._services.log, member)
         self._services.registry.subscribe(self._folded)
         held: frozenset[int] = frozenset()
@@ -78,8 +79,14 @@ class Deliverer:
         return list(self._owners.values())
 
     async def checks(self) -> dict[str, str]:
-        """For each shard assigned to this process, "ok" or why its deliveries do not get on."""
+        """For each shard assigned to this process, "ok" or why its deliveries do not get on.
+
+        Without any it is ready all the same, as long as the group counts on it.
+        """
         now_s = self._services.clock.monotonic_s()
+        member = self._member
+        if not self._tasks and (member is None or member.heartbeat_age_s() > member.session_timeout_s):
+            return {"group": "not a member of its group"}
         for shard, failure in list(self.failures.items()):
             if self._owned(shard) and now_s - failure.at_s >= STABLE_S:
                 del self.failures[shard]

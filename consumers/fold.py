@@ -31,6 +31,7 @@ from atlas.core.reading import Poison, event_in, fact_in
 from atlas.ports.clock import Clock
 from atlas.ports.log import Batch, Log, Reader, TopicPartition
 from atlas.ports.read_model import Advance, Changes, EventKey, NoticeKey, Quarantined, ReadModel
+from atlas.runtime.gaps import alarm
 from atlas.runtime.patience import patiently
 from atlas.runtime.registry import Registry
 from atlas.runtime.stream_topics import StreamTopics
@@ -161,6 +162,8 @@ class Fold:
         events = self._read_events(batches, quarantined)
         positions = dict(self.positions)
         for batch in batches:
+            if batch.source in self.positions:
+                alarm(batch, GROUP, self._metrics)
             if batch.source.topic != LIFECYCLE_TOPIC:
                 positions[batch.source] = batch.next_offset
         facts = await self._read_facts(reader, batches, positions, quarantined)

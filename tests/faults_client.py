@@ -62,18 +62,25 @@ class Verdict:
 class Clients:
     """One connection pool, and the clients' log.
 
+    Args:
+        call_max_s: a call without an answer by then is given up.
+
     Attributes:
         faults: answers that must not be, whatever happens: a 500, a 503 without Retry-After.
+        hangs: calls given up.
+        refused: answers 503.
     """
 
-    def __init__(self, url: str, keys: Mapping[str, str]) -> None:
+    def __init__(self, url: str, keys: Mapping[str, str], call_max_s: float = CALL_MAX_S) -> None:
         self.tries: list[Try] = []
         self.polls: list[Poll] = []
         self.faults: list[str] = []
+        self.hangs: list[str] = []
+        self.refused = 0
         self._url = url
         self._authorization = {name: {"Authorization": f"Bearer {key}"} for name, key in keys.items()}
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=CALL_MAX_S)
+            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=call_max_s)
         )
 
     async def close(self) -> None:
@@ -84,7 +91,8 @@ class Clients:
         try:
             async with self._session.get(self._url + path, headers=self._authorization[environment]) as got:
                 content = await got.read()
-        except _LOST:
+        except _LOST as error:
+            self._lost(path, error)
             return 0, {}, b""
         self._judge(got.status, got.headers, path, content)
         return got.status, {name.lower(): value for name, value in got.headers.items()}, content
@@ -118,8 +126,8 @@ class Clients:
                 content = await answer.read()
             self._judge(answer.status, answer.headers, path, content)
             verdicts = _verdicts(operation, answer.status, content)
-        except _LOST:
-            pass
+        except _LOST as error:
+            self._lost(path, error)
         finally:
             self._note(operation, invoked_s, verdicts)
         return verdicts
@@ -129,8 +137,13 @@ class Clients:
         first, second = await asyncio.gather(self.send(operation), self.send(operation))
         return first if all(verdict.outcome != INFO for verdict in first) else second
 
+    def _lost(self, path: str, error: Exception) -> None:
+        if isinstance(error, TimeoutError):
+            self.hangs.append(path)
+
     def _judge(self, status: int, headers: Mapping[str, str], path: str, content: bytes) -> None:
         refused = status == 503 and int(headers.get("Retry-After", "0")) >= 1
+        self.refused += refused
         if status == 429 or (status >= 500 and not refused):
             self.faults.append(f"{path}: {status} {content[:300]!r}")
 

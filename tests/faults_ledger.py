@@ -9,12 +9,27 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from tests.faults_run import Run
-from tests.invariants_history import OK, Rule, Violation
+from tests.invariants_history import OK, History, Rule, Violation
 
 
 def ledger(run: Run, violations: Sequence[Violation]) -> list[tuple[str, str]]:
-    """What to show, line by line."""
+    """What to show of the kill loop, line by line."""
     history = run.history
+    kills = ", ".join(f"{count} {moment.value}" for moment, count in run.killed.items())
+    return [
+        ("seed", str(run.plan.seed)),
+        ("kills (-9)", f"{sum(run.killed.values())}: {kills}"),
+        *became(history, violations),
+        ("recovery", f"{durations(run.starts_s)} from a start to readiness"),
+        ("healed", "never" if history.healed_s is None else f"{history.healed_s:.1f} s after the last start"),
+        ("rebuilt", f"{run.rebuild_s:.1f} s with the start"),
+        ("invariants broken", str(len(violations))),
+        ("other faults", str(len(run.faults))),
+    ]
+
+
+def became(history: History, violations: Sequence[Violation]) -> list[tuple[str, str]]:
+    """How much was done in a run, and what became of it."""
     outcomes = Counter(each.outcome for each in history.tries)
     sent = {each.logical for each in history.tries}
     accepted = {each.logical for each in history.tries if each.outcome == OK}
@@ -22,10 +37,7 @@ def ledger(run: Run, violations: Sequence[Violation]) -> list[tuple[str, str]]:
     routes = Counter(route["status"] for shown in history.shown.values() for route in shown.event["attempts"])
     received = Counter((arrival.delivery_id, arrival.attempt) for arrival in history.arrivals)
     broken = Counter(violation.rule for violation in violations)
-    kills = ", ".join(f"{count} {moment.value}" for moment, count in run.killed.items())
     return [
-        ("seed", str(run.plan.seed)),
-        ("kills (-9)", f"{sum(run.killed.values())}: {kills}"),
         ("operations", f"{len(sent):,} events in {len(history.tries):,} tries"),
         ("tries", ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(outcomes.items()))),
         ("accepted", f"{len(accepted):,}"),
@@ -37,11 +49,6 @@ def ledger(run: Run, violations: Sequence[Violation]) -> list[tuple[str, str]]:
         ),
         ("lost", str(broken[Rule.LOST])),
         ("doubled", str(broken[Rule.DOUBLED] + broken[Rule.ID_TWICE])),
-        ("recovery", f"{_of(run.starts_s)} from a start to readiness"),
-        ("healed", "never" if history.healed_s is None else f"{history.healed_s:.1f} s after the last start"),
-        ("rebuilt", f"{run.rebuild_s:.1f} s with the start"),
-        ("invariants broken", str(len(violations))),
-        ("other faults", str(len(run.faults))),
     ]
 
 
@@ -53,5 +60,8 @@ def table(lines: Sequence[tuple[str, str]]) -> Table:
     return made
 
 
-def _of(durations_s: Sequence[float]) -> str:
+def durations(durations_s: Sequence[float]) -> str:
+    """Median and longest."""
+    if not durations_s:
+        return "none"
     return f"{statistics.median(durations_s):.2f} s (median), {max(durations_s):.2f} s (longest)"

@@ -37,13 +37,14 @@ class Load:
         clients: what they send with.
         chance: where all their choices come from.
         count: clients; one of them works in the test environment, with the keys of another.
+        prefix: of their names and keys; of two loads on one Atlas each needs its own.
 
     Attributes:
         stopping: nothing new is begun.
         recent: ids of events accepted lately.
     """
 
-    def __init__(self, clients: Clients, chance: random.Random, count: int) -> None:
+    def __init__(self, clients: Clients, chance: random.Random, count: int, prefix: str = "c") -> None:
         self.clients = clients
         self.stopping = False
         self.recent: deque[str] = deque(maxlen=_OLD_MAX)
@@ -52,8 +53,10 @@ class Load:
         self._busy = 0
         self._none_busy = asyncio.Event()
         seeds = [chance.getrandbits(64) for _ in range(count + 2)]
-        workers = [Worker(self, f"c{index}", "live", index, seeds[index]) for index in range(count - 1)]
-        workers.append(Worker(self, "c0", "test", 0, seeds[count - 1]))
+        workers = [
+            Worker(self, f"{prefix}{index}", "live", index, seeds[index]) for index in range(count - 1)
+        ]
+        workers.append(Worker(self, f"{prefix}0", "test", 0, seeds[count - 1]))
         self._workers = [asyncio.create_task(worker.run()) for worker in workers]
         self._pollers = [
             asyncio.create_task(self._poll(f"p{index}", random.Random(seed)))

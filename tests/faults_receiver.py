@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self
@@ -40,10 +40,12 @@ class Receiver:
 
     Attributes:
         arrivals: every request, in the order in which they came.
+        on_request: called with each once all of it is there, and before it is answered.
     """
 
     def __init__(self, tempers: Mapping[str, Temper], chance: random.Random) -> None:
         self.arrivals: list[Arrival] = []
+        self.on_request: Callable[[Arrival], None] = _ignore
         self._tempers = tempers
         self._chance = chance
         self._port = 0
@@ -72,6 +74,7 @@ class Receiver:
         at_ms = time.time_ns() // 1_000_000
         place = len(self.arrivals)
         self.arrivals.append(Arrival(target=target, at_ms=at_ms, headers=headers, body=body, status=None))
+        self.on_request(self.arrivals[place])
         status = await self._answer(self._tempers[target])
         if status is None:
             if request.transport is not None:
@@ -87,3 +90,7 @@ class Receiver:
         if (draw := self._chance.random()) < temper.cuts:
             return None
         return 503 if draw < temper.cuts + temper.fails else 200
+
+
+def _ignore(_: Arrival) -> None:
+    """Nobody wants to know."""

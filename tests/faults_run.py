@@ -14,18 +14,15 @@ from pathlib import Path
 from typing import Final
 
 from tests.faults_client import Clients
-from tests.faults_load import BARE, ORDERS, Load
+from tests.faults_load import Load
 from tests.faults_log import copy_log, read_log
-from tests.faults_receiver import FINE, FLAKY, TIMEOUT_MS, Receiver
+from tests.faults_receiver import Receiver
+from tests.faults_routes import ROUTES, TEMPERS, alarms, set_up
 from tests.faults_server import KILLED, SERVERS, Server
-from tests.faults_views import Views, fetch_views, shown, until_nothing_is_open, walk
-from tests.invariants_history import OK, History, LogRecord, Reading
+from tests.faults_views import Views, shown, until_nothing_is_open, whole_views
+from tests.invariants_history import History, LogRecord, Reading
 from tests.invariants_log import reading_of
 
-#: Routes of the stream `orders`, by environment; the stream `bare` has none.
-ROUTES: Final = {"live": ("wf_fine", "wf_flaky"), "test": ("wf_test_fine",)}
-TEMPERS: Final = {"wf_fine": FINE, "wf_flaky": FLAKY, "wf_test_fine": FINE}
-RETRY_SCHEDULE_S: Final = (1, 1, 1)
 #: From the last start to the last client's answer, the last retry, the last outcome.
 HEALS_WITHIN_S: Final = 30.0
 REBUILDS_WITHIN_S: Final = 60.0
@@ -109,7 +106,7 @@ class Faults:
             clients = Clients(announced.url, announced.keys)
             try:
                 async with receiver:
-                    await self._set_up(clients, receiver)
+                    self._secrets = await set_up(clients, receiver)
                     await self._kill_again_and_again(server, clients)
                     healed_s = await self._healed(server, clients)
                     before = await self._views(clients)
@@ -117,7 +114,7 @@ class Faults:
             finally:
                 await clients.close()
             self._run.starts_s = server.starts_s
-            self._run.faults += clients.faults + _alarms(server.stderr())
+            self._run.faults += clients.faults + alarms(server.stderr(), _ALARMS)
         self._run.history = History(
             tries=clients.tries,
             polls=clients.polls,
@@ -130,21 +127,6 @@ class Faults:
             heals_within_s=HEALS_WITHIN_S,
         )
         return self._run
-
-    async def _set_up(self, clients: Clients, receiver: Receiver) -> None:
-        for environment, targets in ROUTES.items():
-            for target in targets:
-                workflow = {
-                    "id": target,
-                    "url": receiver.url(target),
-                    "timeout_ms": TIMEOUT_MS,
-                    "retry_schedule_seconds": RETRY_SCHEDULE_S,
-                }
-                made = await clients.make(environment, "/v1/workflows", workflow)
-                self._secrets[target] = made["secret"]
-            for name, routes in ((ORDERS, targets), (BARE, ())):
-                stream = {"name": name, "default_routes": routes}
-                await clients.make(environment, "/v1/event-streams", stream)
 
     # -- kills --------------------------------------------------------------------------------
 
@@ -206,19 +188,7 @@ class Faults:
         return time.monotonic() - server.started_s
 
     async def _views(self, clients: Clients) -> Views:
-        """What the API says of every event that it lists, or that it has answered 202 for."""
-        views: dict[str, tuple[bytes, bytes]] = {}
-        for environment in ROUTES:
-            listed = await walk(clients, environment)
-            if len(set(listed)) != len(listed):
-                self._run.faults.append(f"a walk through {environment} shows an event twice")
-            answered = {
-                each.event_id: None
-                for each in clients.tries
-                if each.outcome == OK and each.environment == environment and each.event_id is not None
-            }
-            views.update(await fetch_views(clients, environment, {**dict.fromkeys(listed), **answered}))
-        return views
+        return await whole_views(clients, ROUTES, self._run.faults)
 
     async def _rebuild(self, server: Server, clients: Clients, before: Views) -> list[LogRecord]:
         """Delete the read model and compare what a new one says; returns the log in between."""
@@ -248,8 +218,3 @@ def _read_and_remove(snapshot: Path) -> list[LogRecord]:
     records = read_log(snapshot)
     shutil.rmtree(snapshot.parent)
     return records
-
-
-def _alarms(stderr: str) -> list[str]:
-    lines = [line for line in stderr.splitlines() if any(alarm in line for alarm in _ALARMS)]
-    return [f"{len(lines)} alarms on stderr, the first: {lines[0][:300]}"] if lines else []

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Final
 
 import orjson
 
 from tests.faults_client import Clients
-from tests.invariants_history import Shown
+from tests.invariants_history import OK, Shown
 
-_OPEN: Final = ("accepted", "processing", "retried")
+#: Twice what an event goes back and forth between: looked at one after the other, it may slip through once.
+_OPEN: Final = ("accepted", "processing", "retried", "processing", "retried")
 _FETCHERS: Final = 12
 _POLL_S: Final = 0.05
 _LAG: Final = "x-atlas-lag-ms"
@@ -23,9 +24,15 @@ Views = Mapping[str, tuple[bytes, bytes]]
 async def until_nothing_is_open(clients: Clients, environments: Iterable[str]) -> None:
     """Returns when every event that was ever accepted shows, and has ended."""
     for environment in environments:
-        for status in _OPEN:
-            while await _is_open(clients, environment, status):  # noqa: ASYNC110  # HTTP tells nobody
-                await asyncio.sleep(_POLL_S)
+        while await _any_open(clients, environment):  # noqa: ASYNC110  # HTTP tells nobody
+            await asyncio.sleep(_POLL_S)
+
+
+async def _any_open(clients: Clients, environment: str) -> bool:
+    for status in _OPEN:
+        if await _is_open(clients, environment, status):
+            return True
+    return False
 
 
 async def _is_open(clients: Clients, environment: str, status: str) -> bool:
@@ -62,6 +69,25 @@ async def fetch_views(clients: Clients, environment: str, ids: Iterable[str]) ->
                 assert (event[0], attempts[0]) == (404, 404), (event, attempts)
 
     await asyncio.gather(*(fetch() for _ in range(_FETCHERS)))
+    return views
+
+
+async def whole_views(
+    clients: Clients, environments: Iterable[str], faults: list[str], known: Container[str] = ()
+) -> Views:
+    """What the API says of every event that it lists or has answered 202 for, but those known."""
+    views: dict[str, tuple[bytes, bytes]] = {}
+    for environment in environments:
+        listed = await walk(clients, environment)
+        if len(set(listed)) != len(listed):
+            faults.append(f"a walk through {environment} shows an event twice")
+        answered = {
+            each.event_id: None
+            for each in clients.tries
+            if each.outcome == OK and each.environment == environment and each.event_id is not None
+        }
+        wanted = [each for each in {**dict.fromkeys(listed), **answered} if each not in known]
+        views.update(await fetch_views(clients, environment, wanted))
     return views
 
 

@@ -86,11 +86,11 @@ class LogRecord:
 
     @property
     def is_event(self) -> bool:
-        return self.schema.startswith("atlas.event/")
+        return self.schema == "atlas.event/1"
 
     @property
     def is_fact(self) -> bool:
-        return self.schema.startswith("atlas.lifecycle/")
+        return self.schema == "atlas.lifecycle/1"
 
     @property
     def where(self) -> str:

@@ -51,7 +51,7 @@ class Kept(Simulation):
 
     async def ask(self, kind: type[RequestRebuild | RequestVerification]) -> str:
         """Ask for a job; its id."""
-        job_id = self.ids.new("job_")
+        job_id = self.ids.new("rbd_" if kind is RequestRebuild else "vfy_")
         await self.registry.propose(kind(**self.command(), job_id=job_id))
         return job_id
 

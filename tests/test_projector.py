@@ -22,6 +22,7 @@ from atlas.core.facts import (
 from atlas.core.ids import id_time_ms
 from atlas.core.timestamps import format_ms
 from atlas.ports.log import NewRecord, TopicPartition
+from consumers.projector import Projector
 from tests.simulation import SCOPE, Simulation, answer_down
 from tests.test_takeover import check_rebuild
 from tests.virtual_time import VirtualClock, pass_time, run_virtual, virtual_time
@@ -233,4 +234,24 @@ async def test_retention_closes_what_is_open_and_both_sides_forget(
         }
         assert closed <= set(old)
         assert closed | {s.event_id for s in sim.sender.sent if s.attempt > 1} >= set(old)
+        await check_rebuild(sim)
+
+
+@virtual_time
+async def test_projectors_of_a_group_share_the_shards(clock: VirtualClock, tmp_path: Path) -> None:
+    async with Simulation(clock, tmp_path, shards=4) as sim:
+        await sim.supervisor.stop("projector")
+        for name in ("one", "two"):
+            projector = Projector(sim.log, sim.read_model, sim.registry, clock, sim.metrics, alone=False)
+            sim.supervisor.start(name, projector.run)
+        await sim.workflow("wf_a")
+        await sim.stream("orders", ["wf_a"])
+        sim.process()
+        ids = await sim.accept("orders", 40)
+        await sim.until_status(ids, "delivered", 60)
+        await sim.supervisor.stop("one")
+        ids = await sim.accept("orders", 40)
+        await sim.until_status(ids, "delivered", 60)
+        assert all(status.restarts == 0 for status in sim.supervisor.statuses())
+        await sim.supervisor.stop("two")
         await check_rebuild(sim)

@@ -146,7 +146,7 @@ def test_what_dev_prints_can_be_pasted(tmp_path: Path) -> None:
 
 def test_the_verifier_shown_accepts_what_atlas_signs_and_nothing_else() -> None:
     scope: dict[str, Any] = {}
-    (snippet,) = blocks("python")
+    (snippet,) = blocks("python", section("Deliveries"))
     exec(compile(snippet, "README.md", "exec"), scope)
     is_from_atlas: Callable[[str, str, bytes], bool] = scope["is_from_atlas"]
 

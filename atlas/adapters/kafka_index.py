@@ -242,7 +242,8 @@ class KeyIndex:
 
     def _drop(self, keys: Sequence[bytes]) -> None:
         for part in chunks(keys):
-            self._db.execute(f"DELETE FROM reservation WHERE dedup_key IN ({_marks(part)})", part)  # noqa: S608  # marks
+            sql = f"DELETE FROM reservation WHERE dedup_key IN ({_marks(part)})"  # noqa: S608  # only marks
+            self._db.execute(sql, part)
 
 
 def _marks(keys: Sequence[bytes]) -> str:

@@ -19,6 +19,8 @@ EventStatus = Annotated[str, shapes.said(enum=list(EVENT_STATUSES))]
 RouteStatus = Annotated[str, shapes.said(enum=list(ROUTE_STATUSES))]
 ErrorCode = Annotated[str, shapes.said(enum=list(HTTP_STATUS_BY_CODE))]
 
+Records = Annotated[int, shapes.said(minimum=0, maximum=shapes.WHOLE_MAX)]
+
 Item = TypeVar("Item")
 
 
@@ -306,6 +308,52 @@ class NewWorkspace(Workspace):
 
 
 # --- for those who run Atlas
+
+
+class _Job(TypedDict):
+    status: shapes.JobStatus
+    created_at: shapes.Moment
+    started_at: shapes.Moment | None
+    completed_at: shapes.Moment | None
+    records_folded: Records
+    records_total: Records
+    error: shapes.Message | None
+
+
+class Rebuild(_Job):
+    """Making the read model anew from the log, while Atlas runs.
+
+    A store that was made anew for another reason completes those asked for before; it knows no times of them.
+    """
+
+    id: shapes.RebuildId
+    object: Literal["rebuild"]
+
+
+class RowDifference(TypedDict):
+    """A row of the read model that is not as the log has it.
+
+    `where` is `live` or `rebuilt` when only that store has it, `both` when it is not the same in both.
+    """
+
+    table: Annotated[str, shapes.said(pattern="^[a-z]+$")]
+    scope: Annotated[str, shapes.said("Workspace and environment.", pattern="/")] | None
+    key: Sequence[Any]
+    where: Literal["live", "rebuilt", "both"]
+
+
+class Verification(_Job):
+    """Comparing the read model with one folded from the log up to the same positions.
+
+    `equal` and the digests are null until it is completed. `differences` holds the first ten of each table.
+    """
+
+    id: shapes.VerificationId
+    object: Literal["verification"]
+    equal: bool | None
+    live_digest: shapes.Digest | None
+    rebuilt_digest: shapes.Digest | None
+    differences: Sequence[RowDifference]
 
 
 class Alive(TypedDict):

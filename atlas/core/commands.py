@@ -151,13 +151,13 @@ class OpenProducer(_Command, frozen=True, kw_only=True, tag="producer.open"):
 class RequestRebuild(_Command, frozen=True, kw_only=True, tag="rebuild.request"):
     """Fold the log into a new read model, and go on with that."""
 
-    job_id: str
+    job_id: shapes.RebuildId
 
 
 class RequestVerification(_Command, frozen=True, kw_only=True, tag="verification.request"):
     """Fold the log into a new read model, and tell whether the one in use is equal."""
 
-    job_id: str
+    job_id: shapes.VerificationId
 
 
 Command = (

@@ -38,6 +38,8 @@ WorkspaceId = Annotated[str, said(pattern="^ws_[0-9A-Z]{1,26}$")]
 StreamId = Annotated[str, said(pattern=id_pattern("stm_"))]
 KeyId = Annotated[str, said(pattern=id_pattern("key_"))]
 CommandId = Annotated[str, said(pattern=id_pattern("cmd_"))]
+RebuildId = Annotated[str, said(pattern=id_pattern("rbd_"))]
+VerificationId = Annotated[str, said(pattern=id_pattern("vfy_"))]
 RequestId = Annotated[str, said(pattern=id_pattern("req_"))]
 WorkflowId = Annotated[str, said(pattern=portable(limits.WORKFLOW_ID_PATTERN))]
 #: What a delivery goes to: a workflow, or a webhook endpoint.
@@ -179,3 +181,6 @@ Sealed = Annotated[
 ]
 WorkspaceStatus = Annotated[str, said(enum=["enabled", "suspended"])]
 TargetStatus = Annotated[str, said(enum=["enabled", "disabled"])]
+JobStatus = Annotated[
+    str, said("`running` from when it was asked for.", enum=["running", "completed", "failed"])
+]

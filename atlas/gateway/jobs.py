@@ -6,19 +6,22 @@ how far it has come is read in the read model.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
+from atlas.core import answers
 from atlas.core.commands import Command, RequestRebuild, RequestVerification
 from atlas.core.entities import REBUILD, VERIFICATION, Job
+from atlas.core.requests import Nothing, parse
 from atlas.core.timestamps import format_ms
 from atlas.gateway.call import Call, Reply, Services, json_reply
 from atlas.gateway.pages import cursor_with, page
 from atlas.gateway.parameters import refuse_parameters
+from atlas.ports.read_model import Difference, JobState
 from atlas.ports.read_model import Jobs as StoredJobs
-from atlas.ports.read_model import JobState
 
 REBUILD_PREFIX: Final = "rbd_"
 VERIFICATION_PREFIX: Final = "vfy_"
+_NOTHING: Final = StoredJobs(None, {})
 
 
 class Jobs:
@@ -31,9 +34,8 @@ class Jobs:
     async def rebuild(self, call: Call) -> Reply:
         """`POST /admin/v1/rebuilds`: 202, and the rebuild begins."""
         job_id = self._ids.new(REBUILD_PREFIX)
-        return await self._ask(
-            call, RequestRebuild(id=self._ids.new("cmd_"), at_ms=self._clock.now_ms(), job_id=job_id)
-        )
+        command = RequestRebuild(id=self._ids.new("cmd_"), at_ms=self._clock.now_ms(), job_id=job_id)
+        return json_reply(202, _rebuild(await self._ask(call, command), _NOTHING))
 
     async def rebuilds(self, call: Call) -> Reply:
         """`GET /admin/v1/rebuilds`: newest first."""
@@ -41,42 +43,42 @@ class Jobs:
         stored = await self._read_model.jobs()
         rebuilds = [job for job in self._registry.state.jobs.values() if job.kind == REBUILD]
         cursor_of = cursor_with(REBUILD_PREFIX)
-        return page(call, cursor_of, rebuilds, lambda job: _view(job, stored), newest_first=True)
+        return page(call, cursor_of, rebuilds, lambda job: _rebuild(job, stored), newest_first=True)
 
     async def retrieve_rebuild(self, call: Call) -> Reply:
         """`GET /admin/v1/rebuilds/{rebuild_id}`."""
-        return await self._retrieve(call, REBUILD, "rebuild_id")
+        job = await self._known(call, REBUILD, "rebuild_id")
+        return json_reply(200, _rebuild(job, await self._read_model.jobs()))
 
     async def verify(self, call: Call) -> Reply:
         """`POST /admin/v1/verify`: 202, and the verification begins."""
         job_id = self._ids.new(VERIFICATION_PREFIX)
-        return await self._ask(
-            call, RequestVerification(id=self._ids.new("cmd_"), at_ms=self._clock.now_ms(), job_id=job_id)
-        )
+        command = RequestVerification(id=self._ids.new("cmd_"), at_ms=self._clock.now_ms(), job_id=job_id)
+        return json_reply(202, _verification(await self._ask(call, command), _NOTHING))
 
     async def retrieve_verification(self, call: Call) -> Reply:
         """`GET /admin/v1/verify/{verification_id}`."""
-        return await self._retrieve(call, VERIFICATION, "verification_id")
+        job = await self._known(call, VERIFICATION, "verification_id")
+        return json_reply(200, _verification(job, await self._read_model.jobs()))
 
-    async def _ask(self, call: Call, command: Command) -> Reply:
+    async def _ask(self, call: Call, command: Command) -> Job:
         refuse_parameters(call)
-        await call.json_or_empty()
+        parse(Nothing, await call.json_or_empty())
         job = await self._registry.propose(command)
         assert isinstance(job, Job)
-        return json_reply(202, _view(job, StoredJobs(None, {})))
+        return job
 
-    async def _retrieve(self, call: Call, kind: str, parameter: str) -> Reply:
+    async def _known(self, call: Call, kind: str, parameter: str) -> Job:
         refuse_parameters(call)
         await self._registry.catch_up()
-        job = self._registry.state.job(kind, call.path_params[parameter])
-        return json_reply(200, _view(job, await self._read_model.jobs()))
+        return self._registry.state.job(kind, call.path_params[parameter])
 
 
-def _view(job: Job, stored: StoredJobs) -> dict[str, Any]:
-    state = stored.states.get(job.id) or _of_one_unknown(job, stored.position)
-    view = {
+def _rebuild(job: Job, stored: StoredJobs) -> answers.Rebuild:
+    state = _state(job, stored)
+    return {
         "id": job.id,
-        "object": job.kind,
+        "object": "rebuild",
         "status": state.status,
         "created_at": format_ms(job.requested_at_ms),
         "started_at": format_ms(state.started_at_ms) if state.started_at_ms else None,
@@ -85,26 +87,33 @@ def _view(job: Job, stored: StoredJobs) -> dict[str, Any]:
         "records_total": state.records_total,
         "error": state.error,
     }
-    return view if job.kind == REBUILD else {**view, **_result(state)}
 
 
-def _of_one_unknown(job: Job, position: int | None) -> JobState:
-    """Not begun; or the store was made anew since, which is all that a rebuild is about."""
-    if position is None or job.offset >= position:
+def _verification(job: Job, stored: StoredJobs) -> answers.Verification:
+    found = _state(job, stored).comparison
+    return {
+        **_rebuild(job, stored),
+        "object": "verification",
+        "equal": None if found is None else found.live_digest == found.rebuilt_digest,
+        "live_digest": None if found is None else found.live_digest,
+        "rebuilt_digest": None if found is None else found.rebuilt_digest,
+        "differences": [_difference(each) for each in (found.differences if found else ())],
+    }
+
+
+def _difference(one: Difference) -> answers.RowDifference:
+    return {"table": one.table, "scope": one.scope or None, "key": one.key, "where": one.where}
+
+
+def _state(job: Job, stored: StoredJobs) -> JobState:
+    """What is stored of it; else it has not begun, or the store was made anew since.
+
+    Making the store anew is all that a rebuild is about.
+    """
+    if (known := stored.states.get(job.id)) is not None:
+        return known
+    if stored.position is None or job.offset >= stored.position:
         return JobState(id=job.id, status="running", started_at_ms=0)
     if job.kind == REBUILD:
         return JobState(id=job.id, status="completed", started_at_ms=0)
     return JobState(id=job.id, status="failed", started_at_ms=0, error="the read model was made anew since")
-
-
-def _result(state: JobState) -> dict[str, Any]:
-    found = state.comparison
-    return {
-        "equal": None if found is None else found.live_digest == found.rebuilt_digest,
-        "live_digest": found and found.live_digest,
-        "rebuilt_digest": found and found.rebuilt_digest,
-        "differences": [
-            {"table": each.table, "scope": each.scope or None, "key": list(each.key), "where": each.where}
-            for each in (found.differences if found else ())
-        ],
-    }

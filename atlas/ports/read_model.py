@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
@@ -136,7 +136,7 @@ class Difference(Struct, frozen=True):
     table: str
     scope: str
     key: Sequence[str | int]
-    where: str
+    where: Literal["live", "rebuilt", "both"]
 
 
 class Comparison(Struct, frozen=True):

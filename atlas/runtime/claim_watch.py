@@ -16,17 +16,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import msgspec
-
 from atlas.core.errors import AtlasError
-from atlas.core.facts import (
-    LIFECYCLE_TOPIC,
-    REPLAY_KEY,
-    SHARD_KEY,
-    ReplayRequested,
-    ShardClaimed,
-    decode_lifecycle,
-)
+from atlas.core.facts import LIFECYCLE_TOPIC, REPLAY_KEY, SHARD_KEY, ReplayRequested, ShardClaimed
+from atlas.core.reading import Poison, fact_in
 from atlas.ports.log import Batch, Log, Member, Reader, Record, TopicPartition
 from atlas.runtime.patience import patiently
 
@@ -96,8 +88,8 @@ class Claim:
 
     def _replay(self, record: Record) -> None:
         try:
-            fact = decode_lifecycle(record.value or b"")
-        except msgspec.DecodeError:
+            fact = fact_in(record.value, record.headers)
+        except Poison:
             return  # the projector quarantines it
         if isinstance(fact, ReplayRequested):
             self._on_replay(fact, record.offset)
@@ -220,6 +212,6 @@ def _is_claim(record: Record) -> bool:
     if record.key != SHARD_KEY:
         return False
     try:
-        return isinstance(decode_lifecycle(record.value or b""), ShardClaimed)
-    except msgspec.DecodeError:
+        return isinstance(fact_in(record.value, record.headers), ShardClaimed)
+    except Poison:
         return False

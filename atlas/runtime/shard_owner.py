@@ -28,11 +28,10 @@ from atlas.core.facts import (
     ShardCheckpoint,
     ShardClaimed,
     TopicName,
-    decode_lifecycle,
     parse_event_topic,
 )
 from atlas.core.notices import outcome_type
-from atlas.core.reading import Poison, event_in
+from atlas.core.reading import Poison, event_in, fact_in
 from atlas.core.shard import DECIDING, ShardFold, Undecided
 from atlas.ports.clock import Clock
 from atlas.ports.log import Batch, Log, Member, Record, TopicPartition
@@ -40,6 +39,7 @@ from atlas.ports.read_model import ReadModel, WaitingRoute
 from atlas.runtime.claim_watch import Claim, ClaimLost, ClaimWatch
 from atlas.runtime.engine import Engine, Lane
 from atlas.runtime.fact_writer import FactWriter
+from atlas.runtime.gaps import alarm
 from atlas.runtime.patience import patiently
 from atlas.runtime.registry import Registry
 from atlas.runtime.stream_topics import StreamTopics
@@ -98,7 +98,7 @@ class ShardOwner:
         self._checkpointed: object = None
         self._to_commit: int | None = None
         self._read_before: dict[str, int] = {}
-        self._moved = asyncio.Event()
+        self._moved, self._gap = asyncio.Event(), asyncio.Event()
         self._recent: dict[str, tuple[str, int]] = {}
 
     # -- what works and lanes ask -------------------------------------------------------------
@@ -167,7 +167,8 @@ class ShardOwner:
         """
         try:
             claim = await self._claim()
-            trimmer = Trimmer(self, self._log, self._services.read_model, self._services.clock)
+            services = self._services
+            trimmer = Trimmer(self, self._log, services.read_model, services.clock, self._gap)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._facts.run())
                 group.create_task(claim.run())
@@ -232,8 +233,8 @@ class ShardOwner:
         if record.offset > self.epoch:
             return
         try:
-            self._fold.apply(record.offset, decode_lifecycle(record.value or b""))
-        except msgspec.DecodeError:
+            self._fold.apply(record.offset, fact_in(record.value, record.headers))
+        except Poison:
             self._services.metrics.quarantined.labels(GROUP).inc()
 
     # -- first attempts -----------------------------------------------------------------------
@@ -261,11 +262,8 @@ class ShardOwner:
         topic = batch.source.topic
         name = parse_event_topic(topic)
         if batch.gap_from is not None and topic in self._fold.next_offsets:
-            lost = (batch.records[0].offset if batch.records else batch.next_offset) - batch.gap_from
-            self._services.metrics.lost_records.labels(GROUP).inc(lost)
-            log_line.error(
-                "records trimmed unread", topic=topic, partition=self.shard, first=batch.gap_from, count=lost
-            )
+            alarm(batch, GROUP, self._services.metrics)
+            self._gap.set()
         for record in batch.records:
             try:
                 event = event_in(record.value, record.headers, name or TopicName("", "", ""))

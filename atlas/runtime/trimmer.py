@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final, Protocol
 
 import structlog
@@ -61,15 +62,25 @@ class TrimmingOwner(Protocol):
 
 
 class Trimmer:
-    """Trims now and then what is past retention."""
+    """Trims now and then what is past retention.
 
-    def __init__(self, owner: TrimmingOwner, log: Log, read_model: ReadModel, clock: Clock) -> None:
+    Args:
+        gap: set when records were found to be gone: their open routes are closed at once.
+    """
+
+    def __init__(
+        self, owner: TrimmingOwner, log: Log, read_model: ReadModel, clock: Clock, gap: asyncio.Event
+    ) -> None:
         self._owner, self._log, self._read_model, self._clock = owner, log, read_model, clock
+        self._gap = gap
 
     async def run(self) -> None:
         """Trim for ever."""
         while True:
-            await asyncio.sleep(TRIM_EVERY_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TRIM_EVERY_S):
+                    await self._gap.wait()
+            self._gap.clear()
             if await patiently(self._claim_is_old):
                 self._owner.renew()
             try:

@@ -14,11 +14,22 @@ from typing import Final
 import click
 from rich.console import Console
 
-from scripts.bench_lib import batches, end_to_end, latency, memory, projection, singles
+from scripts.bench_lib import (
+    batches,
+    end_to_end,
+    kafka_batches,
+    kafka_parts,
+    latency,
+    memory,
+    projection,
+    singles,
+)
 from scripts.bench_lib.plan import FULL, QUICK, Plan
 from scripts.bench_lib.report import Row, add, show, table
 
-MEASUREMENTS: Final[dict[str, Callable[[Plan, Path], list[Row]]]] = {
+Measurements = dict[str, Callable[[Plan, Path], list[Row]]]
+
+MEASUREMENTS: Final[Measurements] = {
     "singles": singles.measure,
     "batches": batches.measure,
     "latency": latency.measure,
@@ -26,11 +37,18 @@ MEASUREMENTS: Final[dict[str, Callable[[Plan, Path], list[Row]]]] = {
     "end-to-end": end_to_end.measure,
     "memory": memory.measure,
 }
+ON_KAFKA: Final[Measurements] = {
+    "singles": kafka_parts.singles,
+    "batches": kafka_batches.measure,
+    "latency": kafka_parts.latency,
+    "projection": kafka_parts.projection,
+}
 _WIDTH: Final = 180
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Smaller sizes and fewer rounds: under a minute in all.")
+@click.option("--kafka", is_flag=True, help="On Kafka, each part its own process, with a broker for it.")
+@click.option("--quick", is_flag=True, help="Smaller sizes and fewer rounds: about a minute in all.")
 @click.option(
     "--only", type=click.Choice(list(MEASUREMENTS)), multiple=True, help="Only this one; repeatable."
 )
@@ -42,21 +60,24 @@ _WIDTH: Final = 180
     show_default=True,
     help="Where the data goes meanwhile: put it on the disk that counts.",
 )
-def main(quick: bool, only: tuple[str, ...], directory: Path) -> None:
+def main(kafka: bool, quick: bool, only: tuple[str, ...], directory: Path) -> None:
     """Measure Atlas against the raw limits of this machine, in one run, and print a table."""
+    measurements = ON_KAFKA if kafka else MEASUREMENTS
+    if missing := [name for name in only if name not in measurements]:
+        raise click.UsageError(f"not measured on Kafka: {', '.join(missing)}")
     status = Console(stderr=True)
     out = Console(width=None if Console().is_terminal else _WIDTH)
     load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
     made = table(
-        f"Atlas on {os.cpu_count()} cores, Python {platform.python_version()}, load before {load}"
-        + (", --quick" if quick else "")
+        f"Atlas{' on Kafka' if kafka else ''} on {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"load before {load}" + (", --quick" if quick else "")
     )
     started_s = time.perf_counter()
     broken = False
-    for name in only or MEASUREMENTS:
+    for name in only or measurements:
         with status.status(f"{name} ..."):
             try:
-                rows = MEASUREMENTS[name](QUICK if quick else FULL, directory)
+                rows = measurements[name](QUICK if quick else FULL, directory)
             except (RuntimeError, OSError) as error:
                 rows, broken = [Row(name=name, result="broken", met=False, raw=str(error))], True
         add(made, rows)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from scripts.bench_lib.event import STREAM
-from scripts.bench_lib.worker import Worker
+from scripts.bench_lib.worker import Process, Worker
 
 WORKFLOW: Final = "wf_bench"
 ROUTED: Final = "bench-routed"
@@ -26,10 +26,10 @@ _OPEN: Final = ("accepted", "processing", "retried")
 class Server:
     """A server process and how to reach it."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Process, token: str) -> None:
         self.worker = worker
         self.url: str = worker.ready["url"]
-        self.token: str = worker.ready["token"]
+        self.token = token
 
     def call(self, method: str, path: str, body: object = None) -> tuple[Any, dict[str, str]]:
         """One request; the answer's value and headers."""
@@ -87,7 +87,8 @@ class Site:
         self._servers += 1
         data_dir = self.directory / str(self._servers)
         data_dir.mkdir()
-        return Server(self.worker("server", server, kind, str(data_dir)))
+        worker = self.worker("server", server, kind, str(data_dir))
+        return Server(worker, worker.ready["token"])
 
     def worker(self, module: str, *arguments: str) -> Worker:
         return self._stack.enter_context(Worker(module, *arguments))

@@ -16,6 +16,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         rebuild_events: log that is rebuilt in the rounds; `rebuild_whole_events`: once, at the end.
         end_to_end_events: single POSTs that are delivered, per round.
         memory_events: sent and delivered before memory is looked at.
+        java_records: of Kafka's own producer benchmark.
     """
 
     rounds: int
@@ -25,6 +26,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     rebuild_whole_events: int
     end_to_end_events: int
     memory_events: int
+    java_records: int
 
 
 FULL: Final = Plan(
@@ -35,6 +37,7 @@ FULL: Final = Plan(
     rebuild_whole_events=100_000,
     end_to_end_events=10_000,
     memory_events=200_000,
+    java_records=500_000,
 )
 QUICK: Final = Plan(
     rounds=3,
@@ -44,4 +47,5 @@ QUICK: Final = Plan(
     rebuild_whole_events=0,
     end_to_end_events=2_000,
     memory_events=10_000,
+    java_records=50_000,
 )

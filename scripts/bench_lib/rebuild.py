@@ -1,8 +1,11 @@
-"""Worker: `REBUILD DIRECTORY EVENTS`: a log of so many delivered events, projected again and again.
+"""Worker: `REBUILD DIRECTORY EVENTS [KAFKA]`: a log of so many delivered events, projected again and again.
+
+The log is an embedded one in the directory, or Kafka at that address.
 
 Asked `{"do": "project"}` it folds the whole log into a new read model, with nothing else running; asked
 `{"do": "raw"}` it puts the very rows that came of it into a new file with the same tables and pragmas, by
-plain `executemany`, as many events to a transaction as the projector takes. Both answer with the seconds.
+plain `executemany`, as many events to a transaction as the projector takes; asked `{"do": "getmany"}` it
+reads all of Kafka's records and decodes them, no more. All answer with the seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +21,15 @@ import orjson
 import uvloop
 from msgspec.structs import replace
 
-from atlas.bootstrap import MASTER_KEY_BYTES, Atlas, Options, Role, open_embedded
+from atlas.bootstrap import (
+    MASTER_KEY_BYTES,
+    Atlas,
+    KafkaSettings,
+    Options,
+    Role,
+    open_embedded,
+    open_on_kafka,
+)
 from atlas.core.acceptance import Acceptance, Circumstances, accept
 from atlas.core.commands import CreateStream
 from atlas.core.entities import Stream
@@ -38,13 +49,13 @@ from atlas.core.requests import EventIn, check_event, parse
 from atlas.core.tokens import digest
 from atlas.first_workspace import ensure_first_workspace
 from atlas.ports.log import NewRecord, TopicPartition
+from atlas.runtime.telemetry import Metrics, configure_logging
 from atlas.runtime.topics import provide_topic
 from scripts.bench_lib.event import EVENT, STREAM
+from scripts.bench_lib.kafka_bare import getmany
 from scripts.bench_lib.worker import say
 
-_OPTIONS: Final = Options(
-    master_key=bytes(MASTER_KEY_BYTES), operator_token_digest=digest("operator"), roles=Role.GATEWAY
-)
+_OPTIONS: Final = Options(master_key=bytes(MASTER_KEY_BYTES), operator_token_digest=digest("operator"))
 _TARGET: Final = "wf_bench"
 _READ_MODEL: Final = "read-model.db"
 _FILL_EVENTS: Final = 500
@@ -54,9 +65,18 @@ _REBUILD_MAX_S: Final = 600.0
 _TABLES: Final = {"events": "id", "routes": "event_id", "attempts": "event_id", "terms": "id"}
 
 
-async def fill(directory: Path, events: int) -> None:
+async def _open(directory: Path, kafka: str | None, role: Role) -> Atlas:
+    options = replace(_OPTIONS, roles=role)
+    if kafka is None:
+        return await open_embedded(directory, options)
+    return await open_on_kafka(
+        KafkaSettings(bootstrap=kafka, replication=1, min_insync=1), directory, options
+    )
+
+
+async def fill(directory: Path, events: int, kafka: str | None) -> None:
     """Make the log: each event with one route and one attempt that delivered it."""
-    atlas = await open_embedded(directory, _OPTIONS)
+    atlas = await _open(directory, kafka, Role.GATEWAY)
     try:
         await atlas.start()
         stream = await _stream(atlas, directory)
@@ -64,7 +84,6 @@ async def fill(directory: Path, events: int) -> None:
             await _append(atlas, shard, [ShardClaimed(owner="bench", at_ms=0)], SHARD_KEY)
             for shard in range(atlas.log.shards)
         ]
-        ends = [0] * atlas.log.shards
         for _ in range(0, events, _FILL_EVENTS):
             made = _accepted(atlas, stream, min(_FILL_EVENTS, events))
             for shard, accepted in enumerate(made):
@@ -72,12 +91,9 @@ async def fill(directory: Path, events: int) -> None:
                     NewRecord(a.value, a.record_key, ((SCHEMA_HEADER, EVENT_SCHEMA),)) for a in accepted
                 ]
                 if records:
-                    await atlas.log.append(stream.topic, shard, records)
-                    facts = [
-                        _delivered(stream, a, ends[shard] + i, epochs[shard]) for i, a in enumerate(accepted)
-                    ]
+                    offset = await atlas.log.append(stream.topic, shard, records)
+                    facts = [_delivered(stream, a, offset + i, epochs[shard]) for i, a in enumerate(accepted)]
                     await _append(atlas, shard, facts, b"event")
-                    ends[shard] += len(accepted)
     finally:
         await atlas.close()
 
@@ -135,9 +151,9 @@ async def _append(atlas: Atlas, shard: int, facts: list[Any], key: bytes) -> int
     return await atlas.log.append(LIFECYCLE_TOPIC, shard, records)
 
 
-async def project(directory: Path) -> dict[str, Any]:
+async def project(directory: Path, kafka: str | None) -> dict[str, Any]:
     """Fold the log into a new read model."""
-    atlas = await open_embedded(directory, replace(_OPTIONS, roles=Role.PROJECTOR))
+    atlas = await _open(directory, kafka, Role.PROJECTOR)
     try:
         started_s, cpu_s = time.perf_counter(), time.process_time()
         await atlas.start()
@@ -156,7 +172,8 @@ async def project(directory: Path) -> dict[str, Any]:
 def raw(directory: Path) -> dict[str, Any]:
     """Put the rows of the read model into a new file."""
     target = directory / "raw.db"
-    with sqlite3.connect(directory / _READ_MODEL) as source:
+    [path] = directory.rglob(_READ_MODEL)
+    with sqlite3.connect(path) as source:
         ddl = [sql for (sql,) in source.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
         batches = _batches(source)
     connection = sqlite3.connect(target, isolation_level=None)
@@ -193,14 +210,19 @@ def _batches(source: sqlite3.Connection) -> list[dict[str, list[Any]]]:
 def main() -> None:
     """Make the log, then do what each line asks for."""
     directory, events = Path(sys.argv[1]), int(sys.argv[2])
+    kafka = sys.argv[3] if len(sys.argv) > 3 else None
+    configure_logging(Metrics())  # what is said besides the answers goes to stderr
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(fill(directory, events))
+        runner.run(fill(directory, events, kafka))
         say({})
         for line in sys.stdin.buffer:
             wanted = orjson.loads(line)["do"]
-            for leftover in directory.glob("raw.db*" if wanted == "raw" else f"{_READ_MODEL}*"):
+            if wanted == "getmany" and kafka is not None:
+                say(runner.run(getmany(kafka)))
+                continue
+            for leftover in directory.rglob("raw.db*" if wanted == "raw" else f"{_READ_MODEL}*"):
                 leftover.unlink()
-            say(runner.run(project(directory)) if wanted == "project" else raw(directory))
+            say(runner.run(project(directory, kafka)) if wanted == "project" else raw(directory))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ does not change with what else the machine does. Atlas's CPU time is that of all
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -18,7 +19,10 @@ from scripts.bench_lib.report import Row
 CONNECTIONS: Final = 32
 GOAL: Final = 0.6
 _WARM_UP_S: Final = 0.5
-#: What is measured beside the empty handler, in each round: name, server, keyed.
+#: The raw limit, first in each round.
+EMPTY: Final = "empty"
+#: What is measured beside it: name, server, keyed.
+Kinds = Sequence[tuple[str, str, bool]]
 _KINDS: Final = (
     ("handler that reads JSON and answers JSON of the same size", "json", False),
     ("single POST, paused, unkeyed", "paused", False),
@@ -39,18 +43,25 @@ def measure(plan: Plan, directory: Path) -> list[Row]:
             servers = {kind: place.server(server, kind) for kind in ("empty", "json", "paused", "atlas")}
             for kind in ("paused", "atlas"):
                 servers[kind].set_up()
-            rows += _rows(server, _rounds(plan, load, servers))
+            rows += compare(server, plan, load, servers, _KINDS, goal_for="paused")
     return rows
 
 
-def _rounds(plan: Plan, load: Load, servers: dict[str, Server]) -> dict[str, list[Result]]:
+def compare(
+    server: str, plan: Plan, load: Load, servers: dict[str, Server], kinds: Kinds, goal_for: str
+) -> list[Row]:
+    """Hold each kind against the empty handler; those whose name holds `goal_for` have the goal."""
+    return _rows(server, _rounds(plan, load, servers, kinds), goal_for)
+
+
+def _rounds(plan: Plan, load: Load, servers: dict[str, Server], kinds: Kinds) -> dict[str, list[Result]]:
     """Alternating: each round has the empty handler first, then all others."""
-    results: dict[str, list[Result]] = {name: [] for name in ("empty", *(kind[0] for kind in _KINDS))}
+    results: dict[str, list[Result]] = {name: [] for name in (EMPTY, *(kind[0] for kind in kinds))}
     for server in servers.values():
         _post(load, server, _WARM_UP_S, False)
     for _ in range(plan.rounds):
-        results["empty"].append(_post(load, servers["empty"], plan.round_s, False))
-        for name, kind, keyed in _KINDS:
+        results[EMPTY].append(_post(load, servers[EMPTY], plan.round_s, False))
+        for name, kind, keyed in kinds:
             results[name].append(_post(load, servers[kind], plan.round_s, keyed))
             if kind == "atlas":
                 servers[kind].project()
@@ -61,14 +72,14 @@ def _post(load: Load, server: Server, seconds: float, keyed: bool) -> Result:
     return load.send(server, "/v1/events", body(), connections=CONNECTIONS, seconds=seconds, keyed=keyed)
 
 
-def _rows(server: str, results: dict[str, list[Result]]) -> list[Row]:
-    empty = results.pop("empty")
+def _rows(server: str, results: dict[str, list[Result]], goal_for: str) -> list[Row]:
+    empty = results.pop(EMPTY)
     rows = [Row(name=f"{server}: empty handler", result="1", raw=_raw(empty))]
     for name, measured in results.items():
         pairs = zip(measured, empty, strict=True)
         ratio = median(ours["rate"] / raw["rate"] for ours, raw in pairs)
         by_cpu = median(_cpu_s(raw) / _cpu_s(ours) for ours, raw in zip(measured, empty, strict=True))
-        has_goal = "paused" in name
+        has_goal = goal_for in name
         rows.append(
             Row(
                 name=f"{server}: {name}",

@@ -10,7 +10,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -22,32 +22,27 @@ _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _READ_BYTES: Final = 1 << 16
 
 
-class Worker:
-    """A module of this package as a process.
+class Process:
+    """A process that says a line of JSON when it is ready, and ends when its stdin does.
 
     Attributes:
         ready: what it said when it was ready.
     """
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, name: str, command: Sequence[str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"scripts.bench_lib.{module}", *arguments],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if os.environ.get("BENCH_STDERR") else subprocess.DEVNULL,
             cwd=ROOT,
         )
-        self._name = module
+        self._name = name
         self.ready = self.answer()
 
     @property
     def pid(self) -> int:
         return self._process.pid
-
-    def ask(self, request: dict[str, Any]) -> Any:
-        """Have it do something, and wait until it is done."""
-        self.put(request)
-        return self.answer()
 
     def put(self, request: dict[str, Any]) -> None:
         """Have it do something; `answer` waits for it."""
@@ -56,7 +51,7 @@ class Worker:
         self._process.stdin.flush()
 
     def answer(self) -> Any:
-        """What it answers to the oldest request that it has not answered."""
+        """The next line that it says: for a worker, to the oldest request that it has not answered."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -90,6 +85,18 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+class Worker(Process):
+    """A module of this package as a process."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        super().__init__(module, [sys.executable, "-m", f"scripts.bench_lib.{module}", *arguments])
+
+    def ask(self, request: dict[str, Any]) -> Any:
+        """Have it do something, and wait until it is done."""
+        self.put(request)
+        return self.answer()
 
 
 def say(answer: object) -> None:

@@ -286,6 +286,38 @@ _OPERATORS: Final = {
         answer=answers.Workspace,
         errors=("workspace_not_found",),
     ),
+    "POST /admin/v1/rebuilds": Documented(
+        id="createRebuild",
+        does="Has the read model made anew from the log, while Atlas runs.",
+        body=requests.Nothing,
+        status=202,
+        answer=answers.Rebuild,
+    ),
+    "GET /admin/v1/rebuilds": Documented(
+        id="listRebuilds",
+        does="Lists rebuilds, newest first.",
+        answer=Page[answers.Rebuild],
+        parameters=_PAGE,
+    ),
+    "GET /admin/v1/rebuilds/{rebuild_id}": Documented(
+        id="getRebuild",
+        does="Shows how far a rebuild is.",
+        answer=answers.Rebuild,
+        errors=("not_found",),
+    ),
+    "POST /admin/v1/verify": Documented(
+        id="createVerification",
+        does="Has the read model compared with one folded from the log, while Atlas runs.",
+        body=requests.Nothing,
+        status=202,
+        answer=answers.Verification,
+    ),
+    "GET /admin/v1/verify/{verification_id}": Documented(
+        id="getVerification",
+        does="Shows how far a verification is, and what it found.",
+        answer=answers.Verification,
+        errors=("not_found",),
+    ),
     "GET /healthz": Documented(id="isAlive", does="The process answers.", answer=answers.Alive),
     "GET /readyz": Documented(
         id="isReady",

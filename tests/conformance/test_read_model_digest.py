@@ -13,11 +13,23 @@ from msgspec.structs import replace
 
 from atlas.adapters import sqlite_digest
 from atlas.adapters.sqlite_read_model import SqliteReadModel
+from atlas.adapters.sqlite_writes import JOBS_KEPT
 from atlas.core.lifecycle import RouteState
 from atlas.core.projection import EventState
-from atlas.ports.read_model import Advance, Changes, Quarantined, ReadModel, Trim
+from atlas.ports.read_model import (
+    Advance,
+    Changes,
+    Comparison,
+    Difference,
+    Jobs,
+    JobState,
+    Quarantined,
+    ReadModel,
+    Trim,
+)
 from tests.conformance.read_model_samples import (
     NOW_MS,
+    Deployment,
     attempt,
     event,
     events,
@@ -124,3 +136,30 @@ async def test_the_digest_goes_through_every_chunk(store: ReadModel, monkeypatch
     changed_last = await store.digest()
     await store.apply(Changes(events=rows[9:]))
     assert len({before, changed_last, await store.digest()}) == 3
+
+
+async def test_rebuilds_and_verifications_are_kept_and_in_no_digest(store: SqliteReadModel) -> None:
+    await write_of(store).apply(Changes(events=[event(1)]))
+    before = await store.digest()
+    assert await store.jobs() == Jobs(None, {})
+    begun = JobState(id="rbd_1", status="running", started_at_ms=NOW_MS)
+    found = Comparison("aa", "bb", [Difference("events", "ws_a/live", ["evt_1", 3], "both")])
+    other = JobState(id="vfy_1", status="completed", started_at_ms=NOW_MS, comparison=found)
+    await write_of(store).note_jobs([begun, other])
+    assert await store.jobs() == Jobs(None, {"rbd_1": begun, "vfy_1": other})
+    done = replace(begun, status="failed", completed_at_ms=NOW_MS + 1, error="full")
+    await write_of(store).note_jobs([done], 7)
+    await write_of(store).note_jobs([])
+    assert await store.jobs() == Jobs(7, {"rbd_1": done, "vfy_1": other})
+    assert await store.digest() == before
+
+
+async def test_the_oldest_jobs_are_forgotten(store: SqliteReadModel) -> None:
+    many = [JobState(id=f"rbd_{n}", status="completed", started_at_ms=n) for n in range(JOBS_KEPT + 5)]
+    await write_of(store).note_jobs(many)
+    assert (await store.jobs()).states == {state.id: state for state in many[5:]}
+
+
+def write_of(store: SqliteReadModel) -> SqliteReadModel:
+    """Where the store is written."""
+    return store.writer if isinstance(store, Deployment) else store

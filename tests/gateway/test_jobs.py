@@ -9,9 +9,11 @@ from pathlib import Path
 from atlas.adapters.sqlite_read_model import SqliteReadModel, open_read_model
 from atlas.ports.read_model import Comparison, Difference, JobState
 from tests.gateway.harness import Gateway, gateway
+from tests.schemas.contract import Api
 from tests.virtual_time import VirtualClock, pass_time, virtual_time
 
 REBUILDS, VERIFY = "/admin/v1/rebuilds", "/admin/v1/verify"
+LIVE, REBUILT = "a" * 64, "b" * 64
 STARTED_MS = 1_767_225_600_500
 FIELDS = {
     "status": "running",
@@ -57,7 +59,9 @@ async def test_a_rebuild_from_asking_to_its_end(clock: VirtualClock, tmp_path: P
             error="the disk is full",
         )
         await store.note_jobs([done], g.registry.position)
-        failed = (await g.operator.get(path)).json()
+        answer = await g.operator.get(path)
+        Api().check("GET", path, answer)
+        failed = answer.json()
         assert (failed["status"], failed["error"]) == ("failed", "the disk is full")
         assert failed["completed_at"] == "2026-01-01T00:00:00.501Z"
 
@@ -70,7 +74,9 @@ async def test_rebuilds_are_listed_newest_first(clock: VirtualClock, tmp_path: P
             ids.append((await g.operator.post(REBUILDS, {})).json()["id"])
             await g.operator.post(VERIFY, {})
             await pass_time(0.01)
-        page = (await g.operator.get(f"{REBUILDS}?limit=2")).json()
+        answer = await g.operator.get(f"{REBUILDS}?limit=2")
+        Api().check("GET", REBUILDS, answer)
+        page = answer.json()
         assert [each["id"] for each in page["data"]] == ids[:2:-1]
         assert (page["object"], page["has_more"], page["next_cursor"]) == ("list", True, ids[3])
         rest = (await g.operator.get(f"{REBUILDS}?cursor={ids[3]}")).json()
@@ -91,16 +97,18 @@ async def test_a_verification_from_asking_to_its_end(clock: VirtualClock, tmp_pa
         difference = Difference("events", "ws_a/live", ["evt_1"], "both")
         seen: dict[str, object] = {}
         for comparison, equal in (
-            (Comparison("aa", "aa"), True),
-            (Comparison("aa", "bb", [difference, Difference("epochs", "", [3], "live")]), False),
+            (Comparison(LIVE, LIVE), True),
+            (Comparison(LIVE, REBUILT, [difference, Difference("epochs", "", [3], "live")]), False),
         ):
             done = JobState(
                 id=made["id"], status="completed", started_at_ms=STARTED_MS, comparison=comparison
             )
             await store.note_jobs([done], g.registry.position)
-            seen = (await g.operator.get(path)).json()
+            answer = await g.operator.get(path)
+            Api().check("GET", path, answer)
+            seen = answer.json()
             assert seen["equal"] is equal
-            assert (seen["live_digest"], seen["rebuilt_digest"]) == ("aa", comparison.rebuilt_digest)
+            assert (seen["live_digest"], seen["rebuilt_digest"]) == (LIVE, comparison.rebuilt_digest)
         assert seen["differences"] == [
             {"table": "events", "scope": "ws_a/live", "key": ["evt_1"], "where": "both"},
             {"table": "epochs", "scope": None, "key": [3], "where": "live"},
@@ -137,6 +145,8 @@ async def test_who_and_what_is_refused(clock: VirtualClock, tmp_path: Path) -> N
             assert (refused.status, refused.json()["error"]["code"]) == (404, "not_found")
         assert (await g.operator.post(f"{REBUILDS}?now=1", {})).field == "now"
         assert (await g.operator.get(VERIFY)).status == 405
+        for path in (REBUILDS, VERIFY):
+            assert (await g.operator.post(path, {"now": True})).field == "now"
         assert g.registry.position == position
         await store.close()
         assert (await g.operator.get(REBUILDS)).status == 503

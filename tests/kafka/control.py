@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from typing import Self
 
+from atlas.adapters.kafka_recovery import AGAIN_S
+from atlas.core.errors import LogError
 from atlas.core.facts import CONTROL_TOPIC
 from atlas.core.ids import IdSource
 from atlas.ports.clock import Clock
@@ -33,9 +36,16 @@ class Control:
         """Fold to the end of what is there."""
         control = cls(log, clock)
         await log.create_topic(CONTROL_TOPIC, 1, None)
-        control._running = asyncio.create_task(control.registry.run(), name="control fold")
+        control._running = asyncio.create_task(control._run(), name="control fold")
         await control.registry.stands_at_end()
         return control
+
+    async def _run(self) -> None:
+        """As a supervisor would: a broker that is away ends the fold, and it begins again where it stood."""
+        while True:
+            with suppress(LogError):
+                await self.registry.run()
+            await asyncio.sleep(AGAIN_S)
 
     async def close(self) -> None:
         """Stop; to be done before the log is closed."""

@@ -131,9 +131,9 @@ class Installation:
         """A gateway, a projector and a deliverer, all ready."""
         gateway = self.start("gateway").announced()  # it makes the master key that the deliverer needs
         projector, deliverer = self.start("projector"), self.start("deliverer")
-        deliverer.announced()
+        deliverer.ready()
         eventually(lambda: deliverer.claims() == SHARDS, "all shards claimed", READY_MAX_S)
-        return gateway.ready(), projector.ready(), deliverer.ready()
+        return gateway.ready(), projector.ready(), deliverer
 
     def __enter__(self) -> Self:
         return self
