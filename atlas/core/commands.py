@@ -97,7 +97,7 @@ class CreateTarget(_Command, frozen=True, kw_only=True, tag="target.create"):
     """A new workflow, or webhook endpoint, judged by `endpoints_max` of its environment."""
 
     target: Workflow | Endpoint
-    endpoints_max: int = ENDPOINTS_MAX
+    endpoints_max: shapes.Natural = ENDPOINTS_MAX
 
 
 class _ToTarget(Scoped, frozen=True, kw_only=True):

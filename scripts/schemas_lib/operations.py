@@ -185,7 +185,7 @@ def _targets(
             errors=(refusal,),
         ),
         f"GET {path}": Documented(
-            id=f"list{name}s", does=f"Lists them: {what}.", answer=Page[shown], parameters=_PAGE
+            id=f"list{name}s", does="Lists them.", answer=Page[shown], parameters=_PAGE
         ),
         f"GET {one}": Documented(id=f"get{name}", does=f"Shows {what}.", answer=shown, errors=errors),
         f"PATCH {one}": Documented(
