@@ -81,9 +81,10 @@ def test_the_quickstart_is_the_one_that_is_printed() -> None:
 @needs_curl
 def test_the_commands_answer_as_the_readme_says(dev: Dev) -> None:
     quickstart = section("Quickstart")
-    script = "".join(blocks("bash", quickstart) + blocks("bash", section("Deliveries")))
+    more = [section("Deliveries"), section("Webhooks: told of outcomes")]
+    script = "".join(blocks("bash", "".join([quickstart, *more])))
     answers = bash(script.replace(README_URL, dev.url), ATLAS_API_KEY=dev.live_secret_key).splitlines()
-    created, sent, shown, workflow, patched = (json.loads(line) for line in answers if line)
+    created, sent, shown, workflow, patched, endpoint = (json.loads(line) for line in answers if line)
 
     examples = [json.loads(block) for block in blocks("json", quickstart)]
     assert [shape(example) for example in examples] == [shape(each) for each in (created, sent, shown)]
@@ -98,6 +99,7 @@ def test_the_commands_answer_as_the_readme_says(dev: Dev) -> None:
     assert workflow["timeout_ms"] == 5_000
     assert workflow["retry_schedule_seconds"] == [30, 60, 300, 900, 3_600, 10_800, 21_600, 43_200]
     assert patched["default_routes"] == ["wf_billing_sync"]
+    assert endpoint["event_types"] == ["event.failed", "event.retry_scheduled"]
 
 
 def printed(data_dir: Path, columns: str) -> tuple[str, str]:
@@ -220,7 +222,7 @@ def test_every_file_and_package_is_named_and_exists(dev: Dev) -> None:
 
 
 def test_what_is_not_there_yet_is_refused_as_the_readme_says(dev: Dev) -> None:
-    for path in ("/v1/webhook-endpoints", "/v1/replays"):
+    for path in ("/v1/replays", "/v1/workflows/wf_a/health"):
         assert dev.request("GET", path).status == 404
     fields: tuple[dict[str, object], ...] = ({"ordered": True}, {"filter": {}})
     for field in fields:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Final
 
-from atlas.core.entities import Endpoint
 from atlas.core.errors import ApiError
 from atlas.core.views import delivery_view
 from atlas.gateway.call import Call, Reply, Services, json_reply
@@ -32,8 +31,8 @@ class Deliveries:
         limit, cursor = page_limit(values), page_cursor(values, _DELIVERY_PREFIX)
         await self._registry.catch_up()
         scope = call.principal.scope
-        endpoint = self._registry.state.target(scope, call.path_params["endpoint_id"])
-        if not isinstance(endpoint, Endpoint):
+        endpoint = self._registry.state.endpoints.get(scope, {}).get(call.path_params["endpoint_id"])
+        if endpoint is None:
             raise ApiError("endpoint_not_found", "No such webhook endpoint exists here.")
         made = await self._read_model.deliveries(scope, endpoint.id, cursor, limit + 1)
         page, has_more = _page(made, limit)

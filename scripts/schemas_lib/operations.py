@@ -201,6 +201,14 @@ def _targets(
             answer=shown,
             errors=errors,
         ),
+        **_secret_and_status(one, name, shown, with_secret, errors),
+    }
+
+
+def _secret_and_status(
+    one: str, name: str, shown: Any, with_secret: Any, errors: tuple[str, ...]
+) -> dict[str, Documented]:
+    return {
         f"POST {one}/rotate-secret": Documented(
             id=f"rotate{name}Secret",
             does="Makes a new signing secret; both sign until the overlap ends.",
