@@ -139,6 +139,7 @@ async def _deleted(act: Act) -> None:
         await act.accepted()
         [deliverer] = site.deliverers
         await site.stop(deliverer)
+        await _all_written_down(act, deliverer)
         await act.accepted()
         await act.load.idle()
         await _projected(act)
@@ -154,6 +155,19 @@ async def _deleted(act: Act) -> None:
         deliverer = await site.start("deliverer")
         await act.recovered()
         await _what_is_left(act, deliverer, gone, unseen_from_ms)
+
+
+async def _all_written_down(act: Act, deliverer: Node) -> None:
+    """It was asked to end: each attempt that it made has its fact."""
+    facts = [record.json for record in (await act.site.read()).values() if record.is_fact]
+    written = {
+        (fact["event_id"], fact["target"], fact["attempt"])
+        for fact in facts
+        if fact["fact"] == "delivery.attempted"
+    }
+    lines = [orjson.loads(line) for line in deliverer.stderr().splitlines() if '"delivery attempt"' in line]
+    made = {(line["event_id"], line["workflow_id"], line["attempt"]) for line in lines}
+    act.expect(made <= written, f"{len(made - written)} attempts of {deliverer.name} are recorded nowhere")
 
 
 async def _projected(act: Act) -> None:
