@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import uvloop
 
@@ -31,6 +31,8 @@ OPEN_FILES_MAX: Final = 65_536
 _POLL_S: Final = 0.05
 _INTERRUPTED: Final = 130
 
+T = TypeVar("T")
+
 
 def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
     """Run `main` on an event loop of its own; the event it gets is set by SIGTERM and SIGINT."""
@@ -45,15 +47,12 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
         runner.run(until_stopped())
 
 
-async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
-    """Do it, unless `stop` is set before it is done: then it is cancelled. Returns whether it was done."""
+async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What comes of it; None when `stop` is set before it is done: then it is cancelled."""
     doing, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not doing.done():
-            return False
-        doing.result()
-        return True
+        return doing.result() if doing.done() else None
     finally:
         stopping.cancel()
         doing.cancel()

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -78,14 +78,17 @@ async def _main(options: NodeOptions, stop: asyncio.Event) -> None:
         _end_with_stdin()
     try:
         async with contextlib.AsyncExitStack() as held:
-            await lifetime.unless_stopped(stop, _run(options, metrics, held, stop))
+            serve = await lifetime.unless_stopped(stop, _start(options, metrics, held))
+            if serve is not None:
+                await serve(stop)  # what is under way may end: only the start is cut off
     finally:
         log_lines.close()
 
 
-async def _run(
-    options: NodeOptions, metrics: Metrics, held: contextlib.AsyncExitStack, stop: asyncio.Event
-) -> None:
+async def _start(
+    options: NodeOptions, metrics: Metrics, held: contextlib.AsyncExitStack
+) -> Callable[[asyncio.Event], Awaitable[None]]:
+    """Start all of it; returns what serves until its event is set."""
     token = await _own(options, held)
     installation = Options(
         master_key=b"" if options.role is Role.PROJECTOR else _master_key(options),
@@ -100,7 +103,7 @@ async def _run(
     await atlas.start(patient=True)
     sock = held.enter_context(lifetime.listen(options.host, options.port, _port_flag(options.role)))
     say = await _announcement(options, atlas, url_of(sock), token)
-    await lifetime.serve_until_stopped(atlas, sock, options.server, stop, say)
+    return lambda stop: lifetime.serve_until_stopped(atlas, sock, options.server, stop, say)
 
 
 async def _own(options: NodeOptions, held: contextlib.AsyncExitStack) -> str:

@@ -30,7 +30,7 @@ class Route:
     status: str = "queued"
     attempts: list[dict[str, Any]] = field(default_factory=list)
     ended_ms: int | None = None
-    last_fact: bytes = b""
+    facts: set[bytes] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -70,9 +70,9 @@ class Routes:
         if route is None or not _names(fact, record.partition, route.event):
             yield Violation(Rule.ILLEGAL_FACT, f"{name}: no such route")
             return
-        if record.value == route.last_fact:
-            return  # a repeat after an append whose answer was lost: void, and allowed
-        route.last_fact = record.value
+        if record.value in route.facts:
+            return  # a repeat, with its whole batch, after an append whose answer was lost: void, and allowed
+        route.facts.add(record.value)
         if route.status in TERMINAL:
             attempt = fact["fact"] in ("delivery.started", "delivery.attempted")
             yield Violation(Rule.AFTER_TERMINAL if attempt else Rule.ILLEGAL_FACT, name)

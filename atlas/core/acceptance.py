@@ -7,7 +7,7 @@ configuration are arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -19,7 +19,7 @@ from atlas.core.entities import Scope, Stream
 from atlas.core.facts import EventRecord, encode
 from atlas.core.ids import ENTROPY_BYTES, dedup_key, event_id, id_time_ms
 from atlas.core.lifecycle import ACCEPTED, QUEUED
-from atlas.core.murmur2 import partition_for
+from atlas.core.murmur2 import partition_for, partitions_for
 from atlas.core.requests import CheckedEvent
 from atlas.core.strict_json import PAYLOAD_HASH_BYTES, payload_hash
 from atlas.core.timestamps import format_ms
@@ -106,6 +106,28 @@ def accept(
         entropy: gives 10 random bytes for the id; not asked when there is a key.
         now: of the request.
     """
+    record, record_key = _record(event, stream, key, entropy, now)
+    return Acceptance(partition_for(record_key, now.shards), record_key, encode(record), response_to(record))
+
+
+def accept_all(
+    events: Sequence[tuple[CheckedEvent, Stream, Key | None]],
+    entropy: Callable[[], bytes],
+    now: Circumstances,
+) -> list[Acceptance]:
+    """`accept` for each event of a request, in less time."""
+    made = [_record(event, stream, key, entropy, now) for event, stream, key in events]
+    partitions = partitions_for([record_key for _, record_key in made], now.shards)
+    return [
+        Acceptance(partition, record_key, encode(record), response_to(record))
+        for partition, (record, record_key) in zip(partitions, made, strict=True)
+    ]
+
+
+def _record(
+    event: CheckedEvent, stream: Stream, key: Key | None, entropy: Callable[[], bytes], now: Circumstances
+) -> tuple[EventRecord, bytes]:
+    """The event record, and its key in the log."""
     identifier = event_id(now.received_ms, entropy() if key is None else key.dedup_key[:ENTROPY_BYTES])
     record = EventRecord(
         id=identifier,
@@ -124,8 +146,7 @@ def accept(
         routes=stream.default_routes,
         control_offset=now.control_offset,
     )
-    record_key = (event.ordering_key or identifier).encode()
-    return Acceptance(partition_for(record_key, now.shards), record_key, encode(record), response_to(record))
+    return record, (event.ordering_key or identifier).encode()
 
 
 def key_of(record: EventRecord) -> Key | None:

@@ -313,7 +313,7 @@ def _is_address(text: str) -> bool:
 
 
 def _refuse_nul(texts: dict[str, str], at: str, field: str) -> None:
-    if "\0" in "".join(texts.values()) or "\0" in "".join(texts):
+    if "\0" in "".join([*texts, *texts.values()]):
         raise InvalidRequest(find_nul(texts, _join(at, field)), _NUL)
 
 

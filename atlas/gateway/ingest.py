@@ -19,7 +19,7 @@ import orjson
 from msgspec import Struct
 
 from atlas.core import acceptance
-from atlas.core.acceptance import Circumstances, Key
+from atlas.core.acceptance import Acceptance, Circumstances, Key
 from atlas.core.entities import Scope, Stream
 from atlas.core.errors import ApiError, LogError, Unavailable
 from atlas.core.facts import EVENT_SCHEMA, SCHEMA_HEADER
@@ -44,6 +44,9 @@ _HEADERS: Final = ((SCHEMA_HEADER, EVENT_SCHEMA),)
 _REPLAYED: Final = ((b"idempotent-replayed", b"true"),)
 _KEY_HEADER: Final = b"idempotency-key"
 _LOG_AWAY: Final = "The log cannot take events now. The same request may be sent again with the same key."
+
+
+_New = tuple[CheckedEvent, Stream, Key | None]
 
 
 class _Checked(Struct, frozen=True, gc=False):
@@ -80,7 +83,8 @@ class Ingest:
             if stream is None:
                 raise stream_not_found(name)
             if stream.archived_at_ms is None:
-                outcome = (await self._accept([self._candidate(checked, stream, self._now())]))[0]
+                candidates = self._candidates([(checked.event, stream, checked.key)], self._now())
+                outcome = (await self._accept(candidates))[0]
             else:
                 outcome = await self._accepted_before(checked)
         except ApiError as refusal:
@@ -121,7 +125,8 @@ class Ingest:
         names = {item.event.stream for item in checked if isinstance(item, _Checked)}
         streams = await visible_streams(self._registry, call.principal, names)
         now = self._now()
-        decided: list[Candidate | Outcome | ApiError] = []
+        new: list[_New] = []
+        decided: list[Outcome | ApiError | None] = []  # None: new
         for item in checked:
             if isinstance(item, ApiError):
                 decided.append(item)
@@ -130,25 +135,19 @@ class Ingest:
             if stream is None:
                 decided.append(stream_not_found(item.event.stream))
             elif stream.archived_at_ms is None:
-                decided.append(self._candidate(item, stream, now))
+                new.append((item.event, stream, item.key))
+                decided.append(None)
             else:
                 decided.append(await self._accepted_before_or_not(item))
-        candidates = [item for item in decided if isinstance(item, Candidate)]
-        outcomes = iter(await self._accept(candidates) if candidates else ())
-        return [next(outcomes) if isinstance(item, Candidate) else item for item in decided]
+        outcomes = iter(await self._accept(self._candidates(new, now)) if new else ())
+        return [next(outcomes) if item is None else item for item in decided]
 
     def _now(self) -> Circumstances:
         return Circumstances(self._clock.now_ms(), self._registry.position, self._shards)
 
-    def _candidate(self, checked: _Checked, stream: Stream, now: Circumstances) -> Candidate:
-        key = checked.key
-        accepted = acceptance.accept(checked.event, stream, key, self._ids.entropy80, now)
-        record = NewRecord(accepted.value, accepted.record_key, _HEADERS)
-        if key is None:
-            return Candidate(stream.topic, accepted.partition, record, accepted.response)
-        return Candidate(
-            stream.topic, accepted.partition, record, accepted.response, key.dedup_key, key.payload_hash
-        )
+    def _candidates(self, new: Sequence[_New], now: Circumstances) -> list[Candidate]:
+        made = acceptance.accept_all(new, self._ids.entropy80, now)
+        return [_candidate(one, stream, key) for one, (_, stream, key) in zip(made, new, strict=True)]
 
     async def _accept(self, candidates: Sequence[Candidate]) -> list[Outcome]:
         started_s = self._clock.monotonic_s()
@@ -176,6 +175,15 @@ class Ingest:
             return await self._accepted_before(checked)
         except ApiError as refusal:
             return refusal
+
+
+def _candidate(accepted: Acceptance, stream: Stream, key: Key | None) -> Candidate:
+    record = NewRecord(accepted.value, accepted.record_key, _HEADERS)
+    if key is None:
+        return Candidate(stream.topic, accepted.partition, record, accepted.response)
+    return Candidate(
+        stream.topic, accepted.partition, record, accepted.response, key.dedup_key, key.payload_hash
+    )
 
 
 def _check_single(call: Call, body: dict[str, Any]) -> _Checked:

@@ -170,7 +170,8 @@ class Broker:
         self._properties.write_text(text)
 
     def _format(self, jars: Path) -> None:
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # The tool would take one that begins with a dash for an option.
+        cluster = "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
         command = [*java(jars), "-Xmx128m", "kafka.tools.StorageTool", "format", "--standalone"]
         ended = subprocess.run(
             [*command, "-t", cluster, "-c", str(self._properties), *self._format_arguments],

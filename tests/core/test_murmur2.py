@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlas.core.murmur2 import murmur2, partition_for
+from atlas.core.murmur2 import murmur2, partition_for, partitions_for
 
 #: Kafka's own: `UtilsTest.testMurmur2`, signed as Java has them.
 KAFKA = {
@@ -52,3 +52,13 @@ def test_kafkas_own_vectors(key: bytes, signed: int) -> None:
 def test_same_as_the_plain_algorithm(key: bytes, partitions: int) -> None:
     assert murmur2(key) == by_the_byte(key)
     assert partition_for(key, partitions) == (by_the_byte(key) & 0x7FFFFFFF) % partitions
+
+
+@given(st.integers(0, 40).flatmap(lambda n: st.lists(st.binary(min_size=n, max_size=n), max_size=40)))
+def test_keys_of_one_length_together(keys: list[bytes]) -> None:
+    assert partitions_for(keys, 2**31) == [partition_for(key, 2**31) for key in keys]
+
+
+@given(st.lists(st.binary(max_size=40), max_size=40), st.integers(1, 64))
+def test_any_keys_together(keys: list[bytes], partitions: int) -> None:
+    assert partitions_for(keys, partitions) == [partition_for(key, partitions) for key in keys]

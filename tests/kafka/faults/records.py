@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -24,6 +25,7 @@ _LATER_EVENT: Final = b"atlas.event/2"
 _LATER_FACT: Final = b"atlas.lifecycle/2"
 #: What is said of a gap.
 _GAP_ALARM: Final = "records trimmed unread"
+_ASKED_AT_ONCE: Final = 20
 _QUARANTINED: Final = "atlas_quarantined_records_total"
 
 
@@ -139,6 +141,7 @@ async def _deleted(act: Act) -> None:
         await act.accepted()
         [deliverer] = site.deliverers
         await site.stop(deliverer)
+        await _all_written_down(act, deliverer)
         await act.accepted()
         await act.load.idle()
         await _projected(act)
@@ -154,6 +157,19 @@ async def _deleted(act: Act) -> None:
         deliverer = await site.start("deliverer")
         await act.recovered()
         await _what_is_left(act, deliverer, gone, unseen_from_ms)
+
+
+async def _all_written_down(act: Act, deliverer: Node) -> None:
+    """It was asked to end: each attempt that it made has its fact."""
+    facts = [record.json for record in (await act.site.read()).values() if record.is_fact]
+    written = {
+        (fact["event_id"], fact["target"], fact["attempt"])
+        for fact in facts
+        if fact["fact"] == "delivery.attempted"
+    }
+    lines = [orjson.loads(line) for line in deliverer.stderr().splitlines() if '"delivery attempt"' in line]
+    made = {(line["event_id"], line["workflow_id"], line["attempt"]) for line in lines}
+    act.expect(made <= written, f"{len(made - written)} attempts of {deliverer.name} are recorded nowhere")
 
 
 async def _projected(act: Act) -> None:
@@ -183,26 +199,26 @@ async def _what_is_left(act: Act, deliverer: Node, gone: list[LogRecord], unseen
     site = act.site
     for node in (site.projector, deliverer):
         act.expect(_GAP_ALARM in node.stderr(), f"{node.name} raised no alarm about the gap")
+    gone = [record for record in gone if record.json["id"] not in site.views]
     expired = 0
-    for record in gone:
-        place = Place(record.topic, record.partition, record.offset)
-        if place in site.foreign or place in site.unseen:
-            continue
-        event_id = record.json["id"]
-        status, _, body = await _settled(act, record.json["environment"], event_id)
-        if status == 404:
-            act.expect(record.timestamp_ms >= unseen_from_ms, f"{event_id} was known, and is unknown")
-            site.unseen.add(place)
-        else:
-            expired += _expired(orjson.loads(body))
+    for start in range(0, len(gone), _ASKED_AT_ONCE):
+        asked = gone[start : start + _ASKED_AT_ONCE]
+        answers = await asyncio.gather(*(_settled(act, record) for record in asked))
+        for record, (status, _, body) in zip(asked, answers, strict=True):
+            if status == 404:
+                event_id = record.json["id"]
+                act.expect(record.timestamp_ms >= unseen_from_ms, f"{event_id} was known, and is unknown")
+                site.unseen.add(Place(record.topic, record.partition, record.offset))
+            else:
+                expired += _expired(orjson.loads(body))
     act.more.append(("deleted", f"{len(gone)} events, {len(site.unseen)} of them before anybody knew them"))
     act.more.append(("expired", f"{expired} routes closed as payload_expired"))
     act.expect(expired > 0, "no route was closed as payload_expired")
 
 
-async def _settled(act: Act, environment: str, event_id: str) -> tuple[int, Mapping[str, str], bytes]:
+async def _settled(act: Act, record: LogRecord) -> tuple[int, Mapping[str, str], bytes]:
     """What the API says once the event is unknown, or has ended."""
-    path = f"/v1/events/{event_id}"
+    environment, path = record.json["environment"], f"/v1/events/{record.json['id']}"
     answer: tuple[int, Mapping[str, str], bytes] = (0, {}, b"")
 
     async def done() -> bool:
@@ -211,7 +227,7 @@ async def _settled(act: Act, environment: str, event_id: str) -> tuple[int, Mapp
         ended = answer[0] == 200 and orjson.loads(answer[2])["status"] in ("delivered", "failed")
         return answer[0] == 404 or ended
 
-    await until(done, f"{event_id} ends or is unknown", EXPIRES_WITHIN_S)
+    await until(done, f"{path} ends or is unknown", EXPIRES_WITHIN_S)
     return answer
 
 
