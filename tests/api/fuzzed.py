@@ -13,14 +13,14 @@ from tests.asgi_client import Answer
 from tests.http_client import Body, Client, Headers, check_form
 from tests.processes import Dev, eventually
 
-LISTS: Final = ("/v1/events", "/v1/event-streams", "/v1/workflows", "/v1/api-keys")
+LISTS: Final = ("/v1/events", "/v1/event-streams", "/v1/workflows", "/v1/webhook-endpoints", "/v1/api-keys")
 CONTROL: Final = "atlas.control"
 #: What consumers write, whether or not anybody asks for anything.
 BACKGROUND: Final = "atlas.lifecycle"
 #: A refusal that the control log's fold decides: then what was asked for is in the log, void.
 BY_THE_FOLD: Final = (
     "already_exists", "stream_limit_reached", "stream_not_found", "workflow_not_found", "key_not_found",
-    "workspace_not_found",
+    "workspace_not_found", "endpoint_not_found", "endpoint_limit_reached",
 )  # fmt: skip
 NAMES_CHECKED_BY_THE_FOLD: Final = ("default_routes.", "streams.")
 
@@ -47,7 +47,8 @@ class Fuzzed:
         create_stream(live, STREAM)
         key_id, _ = a_key(live)
         workspace_id, _, _ = new_workspace(dev, "to be patched")
-        self.ids = {"key_id": key_id, "workspace_id": workspace_id}
+        endpoint = made(live.post("/v1/webhook-endpoints", {"url": receiver.url("/outcomes")}))
+        self.ids = {"key_id": key_id, "workspace_id": workspace_id, "endpoint_id": endpoint["id"]}
         self.clients = {
             "live": live,
             "operator": Client(dev.port, dev.operator_token),

@@ -18,6 +18,9 @@ ID_BY_PARAMETER: Final = {
     "workflow_id": WORKFLOW,
     "key_id": "key_01HX9YQK2T7V3M4ZB6F5N0WJ1A",
     "workspace_id": "ws_01HX9YQK2T7V3M4ZB6F5N0WJ1A",
+    "endpoint_id": "we_01HX9YQK2T7V3M4ZB6F5N0WJ1A",
+    "rebuild_id": "rbd_01HX9YQK2T7V3M4ZB6F5N0WJ1A",
+    "verification_id": "vfy_01HX9YQK2T7V3M4ZB6F5N0WJ1A",
 }
 
 #: Every path and what may be done there; a test holds it to what the application routes.
@@ -27,6 +30,7 @@ ROUTES: Final[dict[str, tuple[str, ...]]] = {
     "/v1/events/{event_id}": ("GET",),
     "/v1/events/{event_id}/payload": ("GET",),
     "/v1/events/{event_id}/attempts": ("GET",),
+    "/v1/events/{event_id}/replay": ("POST",),
     "/v1/event-streams": ("GET", "POST"),
     "/v1/event-streams/{name}": ("DELETE", "GET", "PATCH"),
     "/v1/api-keys": ("GET", "POST"),
@@ -37,6 +41,16 @@ ROUTES: Final[dict[str, tuple[str, ...]]] = {
     "/v1/workflows/{workflow_id}/rotate-secret": ("POST",),
     "/v1/workflows/{workflow_id}/disable": ("POST",),
     "/v1/workflows/{workflow_id}/reactivate": ("POST",),
+    "/v1/webhook-endpoints": ("GET", "POST"),
+    "/v1/webhook-endpoints/{endpoint_id}": ("DELETE", "GET", "PATCH"),
+    "/v1/webhook-endpoints/{endpoint_id}/rotate-secret": ("POST",),
+    "/v1/webhook-endpoints/{endpoint_id}/disable": ("POST",),
+    "/v1/webhook-endpoints/{endpoint_id}/reactivate": ("POST",),
+    "/v1/webhook-endpoints/{endpoint_id}/deliveries": ("GET",),
+    "/admin/v1/rebuilds": ("GET", "POST"),
+    "/admin/v1/rebuilds/{rebuild_id}": ("GET",),
+    "/admin/v1/verify": ("POST",),
+    "/admin/v1/verify/{verification_id}": ("GET",),
     "/admin/v1/workspaces": ("GET", "POST"),
     "/admin/v1/workspaces/{workspace_id}": ("GET", "PATCH"),
     "/healthz": ("GET",),
@@ -66,6 +80,7 @@ _WORKFLOW: Final[dict[str, Any]] = {
     "rate_limit_per_second": 2,
     "headers": {"X-A": "b"},
 }
+_ENDPOINT: Final[dict[str, Any]] = {**_WORKFLOW, "event_types": ["event.failed"], "streams": [STREAM]}
 #: A body that is taken, for everything that takes one.
 BODIES: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("POST", "/v1/events"): _FULL_EVENT,
@@ -88,6 +103,14 @@ BODIES: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("POST", "/v1/workflows/{workflow_id}/rotate-secret"): {"overlap_seconds": 0},
     ("POST", "/v1/workflows/{workflow_id}/disable"): {},
     ("POST", "/v1/workflows/{workflow_id}/reactivate"): {},
+    ("POST", "/v1/events/{event_id}/replay"): {"workflow_ids": [WORKFLOW]},
+    ("POST", "/v1/webhook-endpoints"): _ENDPOINT,
+    ("PATCH", "/v1/webhook-endpoints/{endpoint_id}"): _ENDPOINT,
+    ("POST", "/v1/webhook-endpoints/{endpoint_id}/rotate-secret"): {"overlap_seconds": 0},
+    ("POST", "/v1/webhook-endpoints/{endpoint_id}/disable"): {},
+    ("POST", "/v1/webhook-endpoints/{endpoint_id}/reactivate"): {},
+    ("POST", "/admin/v1/rebuilds"): {},
+    ("POST", "/admin/v1/verify"): {},
     ("POST", "/admin/v1/workspaces"): {"name": "n"},
     ("PATCH", "/admin/v1/workspaces/{workspace_id}"): {
         "status": "enabled",

@@ -22,6 +22,9 @@ NOBODYS: Final = {
     "key_id": "key_01HX9YQK2T7V3M4ZB6F5N0WJ1A",
     "workflow_id": "wf_nobodys",
     "workspace_id": "ws_NOBODYS",
+    "endpoint_id": "we_01HX9YQK2T7V3M4ZB6F5N0WJ1A",
+    "rebuild_id": "rbd_01HX9YQK2T7V3M4ZB6F5N0WJ1A",
+    "verification_id": "vfy_01HX9YQK2T7V3M4ZB6F5N0WJ1A",
     "name": "nobodys",
 }
 #: Answers that take a fault, half a minute, or a great deal of traffic; their form is held in tests/schemas.
@@ -77,12 +80,15 @@ def test_every_operation_answers_as_described(dev: Dev, api: Api) -> None:
         live = operator.using(workspace["keys"][0]["secret"])
         for_operators(operator, workspace["id"])
         workflows(live, receiver)
+        endpoint_id = endpoints(live, receiver)
         streams(live)
         keys(live)
-        events(live)
+        events(live, endpoint_id)
+        jobs(operator)
         refused_requests(api, live, operator)
         live.delete("/v1/event-streams/orders-prod")
         live.delete("/v1/workflows/wf_hook")
+        live.delete(f"/v1/webhook-endpoints/{endpoint_id}")
         for path in ("/v1/events", "/v1/events/batch"):
             live.using(None).request("OPTIONS", path)
         too_much(live, operator, workspace["id"])
@@ -127,6 +133,36 @@ def workflows(live: Held, receiver: Receiver) -> None:
     live.post("/v1/workflows/wf_hook/reactivate")
 
 
+def endpoints(live: Held, receiver: Receiver) -> str:
+    """Every operation but the list of deliveries; the id of one that is told of everything."""
+    path = "/v1/webhook-endpoints"
+    endpoint_id = str(
+        made(live.post(path, {"url": receiver.url("/told"), "retry_schedule_seconds": [1]}))["id"]
+    )
+    one = f"{path}/{endpoint_id}"
+    live.get(f"{path}?limit=1")
+    live.get(one)
+    live.patch(one, {"description": "All outcomes.", "event_types": ["event.failed", "event.delivered"]})
+    live.post(f"{one}/rotate-secret", {"overlap_seconds": 0})
+    live.post(f"{one}/disable", {})
+    live.post(f"{one}/reactivate")
+    more = [live.post(path, {"url": receiver.url("/more")}) for _ in range(20)]
+    assert more[-1].status == 409
+    for answer in more[:-1]:
+        live.delete(f"{path}/{answer.json()['id']}")
+    return endpoint_id
+
+
+def jobs(operator: Held) -> None:
+    """A rebuild and a verification, watched to their ends."""
+    for path in ("/admin/v1/rebuilds", "/admin/v1/verify"):
+        asked = operator.post(path, {})
+        assert asked.status == 202
+        one = f"{path}/{asked.json()['id']}"
+        eventually(lambda one=one: operator.get(one).json()["status"] == "completed", path)  # type: ignore[misc]  # bound at once
+    operator.get("/admin/v1/rebuilds?limit=1")
+
+
 def streams(live: Held) -> None:
     wanted = {"name": "orders-prod", "default_routes": ["wf_hook"], "retention_days": None}
     made(live.post("/v1/event-streams", wanted))
@@ -143,7 +179,7 @@ def keys(live: Held) -> None:
     live.delete(f"/v1/api-keys/{rotated['id']}")
 
 
-def events(live: Held) -> None:
+def events(live: Held, endpoint_id: str) -> None:
     full = {
         **EVENT,
         "actor": {"type": "user", "id": "usr_1", "ip": "2001:db8::1", "user_agent": "test"},
@@ -173,6 +209,13 @@ def events(live: Held) -> None:
     assert [attempt["status"] for attempt in attempts] == ["retry_scheduled", "delivered"]
     live.get("/v1/events?limit=2&metadata.region=eu&status=delivered&received_after=2026-01-01T00:00:00Z")
     live.get("/v1/events?limit=1")
+    told = f"/v1/webhook-endpoints/{endpoint_id}/deliveries?limit=1"
+    eventually(lambda: bool(live.get(told).json()["data"]), "the outcome is told")
+    assert live.post(f"/v1/events/{event_id}/replay", {"workflow_ids": ["wf_hook"]}).status == 202
+    eventually(lambda: live.get(f"/v1/events/{event_id}").json()["status"] != "processing", "replayed")
+    live.post("/v1/workflows/wf_hook/disable")
+    assert live.post(f"/v1/events/{event_id}/replay").status == 409
+    live.post("/v1/workflows/wf_hook/reactivate")
 
 
 def refused_requests(api: Api, live: Held, operator: Held) -> None:

@@ -18,6 +18,7 @@ from atlas.core.facts import (
     EVENT_SCHEMA,
     LIFECYCLE_SCHEMA,
     LIFECYCLE_TOPIC,
+    REPLAY_KEY,
     SCHEMA_HEADER,
     SHARD_KEY,
 )
@@ -31,7 +32,13 @@ from tests.processes import Dev, eventually
 from tests.schemas.contract import check_record
 
 #: Kinds of facts that a short run writes; the others need hours, or a full target.
-FACTS: Final = {"shard.claimed", "delivery.attempted", "delivery.started", "delivery.closed"}
+FACTS: Final = {
+    "shard.claimed",
+    "delivery.attempted",
+    "delivery.started",
+    "delivery.closed",
+    "replay.requested",
+}
 
 
 def answer_to(delivery: Delivery) -> int | None:
@@ -58,7 +65,11 @@ def test_every_record_of_a_run_is_described(tmp_path: Path) -> None:
             lambda: len(every_page(live, "/v1/events?status=delivered&stream=github")) == len(sent),
             "all are delivered",
         )
+        answered(live.post(f"/v1/events/{last}/replay", {"workflow_ids": ["wf_flaky"]}), 202)
         take_down(live)
+        with live.using(dev.operator_token) as operator:
+            for path in ("/admin/v1/rebuilds", "/admin/v1/verify"):
+                answered(operator.post(path, {}), 202)
     records = asyncio.run(everything(tmp_path / "data" / "log.db"))
     by_schema: dict[bytes, list[tuple[Record, dict[str, Any]]]] = {}
     for record in records:
@@ -139,7 +150,8 @@ def check_facts(found: list[tuple[Record, dict[str, Any]]]) -> None:
     assert {value["fact"] for _, value in found} >= FACTS
     assert {value.get("outcome") for _, value in found} >= {"delivered", "retry_scheduled", "failed"}
     for record, value in found:
-        assert record.key == (value["event_id"].encode() if "event_id" in value else SHARD_KEY), value
+        expected = value["event_id"].encode() if "event_id" in value else SHARD_KEY
+        assert record.key == (REPLAY_KEY if value["fact"] == "replay.requested" else expected), value
 
 
 def check_commands(found: Iterable[dict[str, Any]]) -> None:
