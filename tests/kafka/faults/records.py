@@ -60,7 +60,10 @@ def _bad_records(site: Site, found: Mapping[Place, LogRecord]) -> Iterator[Forei
     for partition in range(SHARDS):
         for topic in _event_topics(site):
             yield from _bad(topic, partition, _EVENT, _LATER_EVENT)
-            for record in [each for each in events if (each.topic, each.partition) == (topic, partition)][:1]:
+            # The newest: an owner knows copies only of what it has read itself.
+            for record in [each for each in events if (each.topic, each.partition) == (topic, partition)][
+                -1:
+            ]:
                 yield Foreign(topic, partition, record.value, schema=_EVENT)  # an event id twice
                 yield Foreign(topic, partition, record.value, schema=_LATER_EVENT)
                 other = {**record.json, "stream": "another"}
