@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
+from atlas.adapters.poll_share import poll_share
 from atlas.ports.log import Batch, Record, TopicPartition
-
-#: When many partitions have something, one poll takes from as many of them as it can, at least this much
-#: of each: an event and its facts, in different topics, then come together more often than not.
-SHARE_MIN: Final = 64
 
 
 class Source(Protocol):
@@ -84,7 +81,7 @@ class EmbeddedReader:
         self._wake.clear()
         self._source.check_open()
         read: list[tuple[int, Batch]] = []
-        share = max(SHARE_MIN, records_max // max(1, len(self._ready)))
+        share = poll_share(records_max, len(self._ready))
         for source in list(self._ready):
             position = self._positions.get(source)
             if records_max <= 0 or position is None:

@@ -19,6 +19,7 @@ from atlas.adapters.kafka_cluster import Cluster
 from atlas.adapters.kafka_errors import unavailable, within
 from atlas.adapters.kafka_fetch import Found, Nothing, fetch
 from atlas.adapters.kafka_records import Chunk
+from atlas.adapters.poll_share import poll_share
 from atlas.core.errors import LogUnavailable
 from atlas.ports.log import Batch, TopicPartition
 
@@ -107,14 +108,16 @@ class KafkaReader:
     def _take(self, records_max: int) -> list[Batch]:
         """What is here, up to so many records, in turns."""
         batches: list[Batch] = []
-        for source in [source for source in self._positions if source in self._chunks]:
+        here = [source for source in self._positions if source in self._chunks]
+        share = poll_share(records_max, len(here))
+        for source in here:
             if records_max <= 0:
                 break
             chunk = self._chunks[source]
             if chunk.position != self._positions[source]:
                 del self._chunks[source]
                 continue
-            gap_from, records = chunk.gap_from, chunk.take(records_max)
+            gap_from, records = chunk.gap_from, chunk.take(min(share, records_max))
             if chunk.is_empty:
                 del self._chunks[source]
             records_max -= len(records)
