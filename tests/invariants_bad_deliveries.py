@@ -109,7 +109,7 @@ BAD_DELIVERIES: Final[list[Bad]] = [
             made("wf_b", 2, "delivered"),
         ),
     ),
-    ("a request after the end", Rule.AFTER_TERMINAL, with_arrivals(arrival(2, "wf_b", 1, 200, 7.0))),
+    ("a request after the end", Rule.AFTER_TERMINAL, with_arrivals(arrival(2, "wf_b", 1, 200, 9.0))),
     (
         "a receiver sees a number fall",
         Rule.RECEIVED_OUT_OF_TURN,

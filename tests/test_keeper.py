@@ -229,7 +229,7 @@ async def test_differences_are_told_up_to_a_bound(clock: VirtualClock, tmp_path:
         found = (await sim.job(await sim.ask(RequestVerification))).comparison
         assert found is not None
         assert found.differences == [
-            Difference("routes", "/".join(SCOPE), [event_id, 0], "both") for event_id in sorted(ids)[:10]
+            Difference("routes", "/".join(SCOPE), [event_id, 0, ""], "both") for event_id in sorted(ids)[:10]
         ]
 
 

@@ -14,6 +14,9 @@ from atlas.adapters.sqlite_schema import SCHEMA_VERSION
 from atlas.core.errors import StoreUnavailable
 from tests.conformance.read_model_samples import changes, delivered, event, lifecycle, opened
 
+#: Room for the header and the schema at the beginning of a file.
+SCHEMA_BYTES = 32 * 4096
+
 
 def put(path: Path, content: bytes) -> Path:
     """A generation of that content; returns its file."""
@@ -41,9 +44,10 @@ def left(path: Path) -> list[str]:
 
 
 def spoil(path: Path) -> None:
-    """Damage all but the first page, which holds the header."""
+    """Damage all but the pages of header and schema, which an open reads."""
     content = path.read_bytes()
-    path.write_bytes(content[:4096] + b"\xa5" * (len(content) - 4096))
+    assert len(content) > SCHEMA_BYTES
+    path.write_bytes(content[:SCHEMA_BYTES] + b"\xa5" * (len(content) - SCHEMA_BYTES))
 
 
 BOTH = pytest.mark.parametrize("threads", [False, True])

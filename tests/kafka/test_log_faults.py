@@ -22,7 +22,7 @@ from tests.processes import POLL_S
 
 pytestmark = [pytest.mark.slow]
 #: After the broker answers again, everything works again within this.
-RECOVERY_MAX_S = 15.0
+RECOVERY_MAX_S = 30.0
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from tests.api.receiver import Delivery, Receiver
 from tests.kafka.installation import READY_MAX_S, SHARDS, Installation, Node
 from tests.kafka_broker import own_broker
-from tests.processes import eventually
+from tests.processes import eventually, request
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -170,6 +170,29 @@ def test_two_deliverers_share_the_shards_and_survive_each_other(
     assert {attempt for _, attempt in found} == {1}, "an attempt cut off by a kill keeps its number"
     assert len({delivery for delivery, _ in found}) == 200
     atlas.nodes[2] = second
+
+
+def test_the_read_model_is_made_anew_and_compared_while_all_go_on(
+    atlas: Installation, receiver: Receiver
+) -> None:
+    gateway = atlas.nodes[0].ready()
+    make_route(gateway, "rebuilt", receiver)
+    ids = send(gateway, "rebuilt", 100)
+    await_status(gateway, ids)
+    token = str(gateway.said["operator_token"])
+    for path, ended in (("/admin/v1/verify", "equal"), ("/admin/v1/rebuilds", "records_folded")) * 2:
+        asked = request(gateway.url, "POST", path, {}, token)
+        assert asked.status == 202, asked
+        one = f"{path}/{asked.value['id']}"
+        job: dict[str, Any] = {}
+
+        def over(one: str = one, job: dict[str, Any] = job) -> bool:
+            job.update(request(gateway.url, "GET", one, None, token).value)
+            return bool(job["status"] == "completed")
+
+        eventually(over, f"{path} has ended", READY_MAX_S)
+        assert job[ended], job
+        assert gateway.request("GET", f"/v1/events/{ids[0]}").value["status"] == "delivered"
 
 
 def test_every_part_ends_cleanly_when_asked(bootstrap: str, atlas: Installation) -> None:
