@@ -61,7 +61,7 @@ STREAM_NAME_CHARS_MIN: Final = 3
 STREAM_NAME_CHARS_MAX: Final = 64
 STREAMS_MAX: Final = 100
 #: Event topics of an installation unless it says otherwise, archived streams included: each costs the brokers
-#: open files and memory for every partition (measured figures: scripts/bench_lib/bench.md).
+#: open files and memory for every partition. A prudent figure, not a measured one.
 TOPICS_MAX_DEFAULT: Final = 2_000
 RETENTION_DAYS_MIN: Final = 1
 RETENTION_DAYS_MAX: Final = 90
