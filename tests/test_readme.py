@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -18,8 +19,11 @@ import click
 import pytest
 
 from atlas.cli import main
+from atlas.core.notices import Outcome
+from atlas.core.retry import DEFAULT_SCHEDULE_S
 from atlas.core.signing import atlas_signature, encode_secret
 from atlas.quickstart import check_status, create_stream, send_event
+from atlas.runtime.bodies import notice_body
 from tests.processes import START_MAX_S, Dev, end, environment, spawn, start_dev
 from tests.tidy_rules import ROOT
 
@@ -143,7 +147,24 @@ def test_what_dev_prints_can_be_pasted(tmp_path: Path) -> None:
     assert shown["status"] == "delivered"
 
 
-# --- the snippet for receivers
+# --- what receivers get
+
+
+def test_the_outcome_shown_is_what_is_posted() -> None:
+    (example,) = (json.loads(block) for block in blocks("json", section("Webhooks: told of outcomes")))
+    data = example["data"]
+    outcome = Outcome(
+        type=example["type"],
+        stream=data["stream"],
+        workflow_id=data["workflow_id"],
+        attempt=data["attempt"],
+        latency_ms=data["latency_ms"],
+        created_at_ms=int(datetime.fromisoformat(example["created_at"]).timestamp() * 1_000),
+        message=data["error"]["message"],
+    )
+    posted = notice_body(example["id"], data["event_id"], outcome)
+    assert json.dumps(json.loads(posted)) == json.dumps(example)
+    assert data["attempt"] == 1 + len(DEFAULT_SCHEDULE_S), "a failure comes after the last retry"
 
 
 def test_the_verifier_shown_accepts_what_atlas_signs_and_nothing_else() -> None:

@@ -144,7 +144,9 @@ RetrySchedule = Annotated[tuple[RetryDelayS, ...], Meta(max_length=RETRIES_MAX)]
 InFlight = Annotated[int, Meta(ge=IN_FLIGHT_MIN, le=IN_FLIGHT_MAX)]
 RatePerSecond = Annotated[int, Meta(ge=RATE_PER_SECOND_MIN, le=RATE_PER_SECOND_MAX)]
 OutcomeType = Literal["event.delivered", "event.failed", "event.retry_scheduled"]
-OutcomeTypes = Annotated[tuple[OutcomeType, ...], Meta(min_length=1, max_length=3)]
+OutcomeTypes = Annotated[
+    tuple[OutcomeType, ...], Meta(min_length=1, max_length=3, extra_json_schema=_NO_REPEATS)
+]
 # `targets` checks names and values, whose case and characters matter too.
 Headers = Annotated[
     dict[

@@ -334,6 +334,8 @@ def _check(body: _Body, value: object, at: str) -> None:
             if body.kind == "publishable" and body.streams is None:
                 raise InvalidRequest(_join(at, "streams"), "a publishable key must name its streams")
             _refuse_repeats(body.streams or (), _join(at, "streams"))
+        case ReplayRequest():
+            _refuse_repeats(body.workflow_ids or (), _join(at, "workflow_ids"))
         case _:
             pass
 

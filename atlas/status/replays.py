@@ -72,7 +72,7 @@ class EventReplays:
         for index, target in enumerate(named or ()):
             if target not in routes:
                 raise InvalidRequest(f"workflow_ids.{index}", f"the event has no route to {target!r}")
-        chosen = routes.values() if named is None else [routes[target] for target in dict.fromkeys(named)]
+        chosen = routes.values() if named is None else [routes[target] for target in named]
         state = self._registry.state
         able, unable = [], []
         for route in chosen:

@@ -29,7 +29,7 @@ class Tenant:
     Attributes:
         name: for messages.
         keys: clients by kind of key: full, scoped (to stream `a`), publishable (for stream `a`).
-        open: canaries in what logs may name: ids of workflows.
+        open: canaries in what logs may name: ids of targets.
         hidden: canaries in all else that only this tenant may see.
         only_b: canaries that a key scoped to stream `a` must not see either.
         secret: keys and signing secrets.
@@ -47,7 +47,9 @@ class Tenant:
     key_ids: list[str] = field(default_factory=list)
     streams: dict[str, str] = field(default_factory=dict)
     workflow: str = ""
+    endpoint: str = ""
     path: str = ""
+    told_path: str = ""
     webhook_secret: str = ""
 
     @property
@@ -80,6 +82,7 @@ def _fill(tenant: Tenant, receiver: Receiver) -> None:
     tenant.secret.append(full.token or "")
     _make_targets(tenant, receiver)
     _make_streams(tenant)
+    _make_endpoint(tenant, receiver)
     for kind in ("secret", "publishable"):
         label = "scoped" if kind == "secret" else kind
         streams = [tenant.streams["a"], SHARED_STREAM]
@@ -108,6 +111,25 @@ def _make_targets(tenant: Tenant, receiver: Receiver) -> None:
         )
         tenant.secret.append(workflow["secret"])
         tenant.webhook_secret = tenant.webhook_secret or workflow["secret"]
+
+
+def _make_endpoint(tenant: Tenant, receiver: Receiver) -> None:
+    """It is told of the streams of the scoped key only: that of `b` must not show in what it is sent."""
+    tenant.told_path = f"/{tenant.note('told')}"
+    endpoint = made(
+        tenant.full.post(
+            "/v1/webhook-endpoints",
+            {
+                "url": receiver.url(tenant.told_path),
+                "description": tenant.note("description"),
+                "headers": {f"X-{tenant.note('header')}": tenant.note("value")},
+                "streams": [tenant.streams["a"], SHARED_STREAM],
+            },
+        )
+    )
+    tenant.endpoint = endpoint["id"]
+    tenant.open.append(endpoint["id"])
+    tenant.secret.append(endpoint["secret"])
 
 
 def _make_streams(tenant: Tenant) -> None:

@@ -1,6 +1,6 @@
 """Every row of the error table, over real HTTP on both servers, each in the reference's form.
 
-Not here: `internal_error`, which would be a bug, and what belongs to endpoints and replays.
+Not here: `internal_error`, which would be a bug, and what a replay is refused for (test_replay).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from tests.processes import Dev
 #: Well-formed ids that nobody has.
 NO_EVENT: Final = "evt_01HX9YQK2T7V3M4ZB6F5N0WJ1A"
 NO_KEY: Final = "key_01HX9YQK2T7V3M4ZB6F5N0WJ1A"
+AN_ENDPOINT: Final = "/v1/webhook-endpoints/we_01HX9YQK2T7V3M4ZB6F5N0WJ1A"
+VERBS: Final = ("rotate-secret", "disable", "reactivate")
 URL: Final = "https://hooks.acme.example/atlas"
 
 
@@ -181,8 +183,10 @@ def test_permission_denied(acme: Client) -> None:
     assert scoped.get(f"/v1/events/{event['id']}").status == 200
     for target in ("/v1/events", f"/v1/events/{event['id']}", "/v1/event-streams", "/v1/workflows"):
         refused(publishable.get(target), 403, "permission_denied")
-    for target in ("/v1/api-keys", "/v1/workflows"):
+    for target in ("/v1/api-keys", "/v1/workflows", "/v1/webhook-endpoints"):
         refused(scoped.get(target), 403, "permission_denied")
+    for client in (scoped, publishable):
+        refused(client.post(f"/v1/events/{event['id']}/replay"), 403, "permission_denied")
     refused(scoped.post("/v1/event-streams", {"name": "another"}), 403, "permission_denied")
 
 
@@ -227,10 +231,11 @@ def test_stream_not_found_looks_the_same_whatever_the_reason(acme: Client) -> No
         ),
         *((method, "/v1/event-streams/nowhere", "stream_not_found") for method in ("GET", "PATCH", "DELETE")),
         *((method, "/v1/workflows/wf_none", "workflow_not_found") for method in ("GET", "PATCH", "DELETE")),
-        *(
-            ("POST", f"/v1/workflows/wf_none/{verb}", "workflow_not_found")
-            for verb in ("rotate-secret", "disable", "reactivate")
-        ),
+        *(("POST", f"/v1/workflows/wf_none/{verb}", "workflow_not_found") for verb in VERBS),
+        *((method, AN_ENDPOINT, "endpoint_not_found") for method in ("GET", "PATCH", "DELETE")),
+        *(("POST", f"{AN_ENDPOINT}/{verb}", "endpoint_not_found") for verb in VERBS),
+        ("GET", f"{AN_ENDPOINT}/deliveries", "endpoint_not_found"),
+        ("POST", f"/v1/events/{NO_EVENT}/replay", "event_not_found"),
         ("DELETE", f"/v1/api-keys/{NO_KEY}", "key_not_found"),
         ("POST", f"/v1/api-keys/{NO_KEY}/rotate", "key_not_found"),
         ("GET", "/v1/nothing", "not_found"),
@@ -264,6 +269,9 @@ def test_workspace_not_found(dev: Dev) -> None:
         ("POST", "/v1/event-streams/orders-prod", "DELETE, GET, HEAD, PATCH"),
         ("GET", f"/v1/api-keys/{NO_KEY}", "DELETE"),
         ("TRACE", "/v1/workflows", "GET, HEAD, POST"),
+        ("PUT", AN_ENDPOINT, "DELETE, GET, HEAD, PATCH"),
+        ("POST", f"{AN_ENDPOINT}/deliveries", "GET, HEAD"),
+        ("GET", f"/v1/events/{NO_EVENT}/replay", "POST"),
         ("POST", "/healthz", "GET, HEAD"),
     ],
 )

@@ -15,11 +15,14 @@ from tests.api.receiver import Receiver, signed_by_the_reference
 from tests.api.tenants import SHARED_STREAM, Tenant, canary, tenants
 from tests.asgi_client import Answer
 from tests.http_client import Client, check_form
-from tests.processes import Dev, request
+from tests.processes import Dev, eventually, request
 
 NO_EVENT: Final = "evt_01HX9YQK2T7V3M4ZB6F5N0WJ1A"
 NO_KEY: Final = "key_01HX9YQK2T7V3M4ZB6F5N0WJ1A"
-LISTS: Final = ("/v1/events", "/v1/event-streams", "/v1/workflows", "/v1/api-keys")
+NO_ENDPOINT: Final = "we_01HX9YQK2T7V3M4ZB6F5N0WJ1A"
+LISTS: Final = ("/v1/events", "/v1/event-streams", "/v1/workflows", "/v1/webhook-endpoints", "/v1/api-keys")
+#: What a key that is scoped to streams has nothing to do with.
+CONTROL: Final = ("/v1/workflows", "/v1/webhook-endpoints", "/v1/api-keys")
 
 
 class World:
@@ -33,6 +36,8 @@ class World:
             receiver.wait_for(3, tenant.path)
             for event_id in tenant.event_ids.values():
                 wait_for_status(tenant.full, event_id, "delivered")
+            listed = f"/v1/webhook-endpoints/{tenant.endpoint}/deliveries"
+            eventually(lambda c=tenant.full, at=listed: len(every_page(c, at)) == 2, "two outcomes are told")  # type: ignore[misc]  # bound at once
 
     def foreign(self, tenant: Tenant) -> list[str]:
         """Canaries and secrets of everybody else."""
@@ -59,7 +64,9 @@ def readable(tenant: Tenant) -> list[str]:
         for rest in ("", "/payload", "/attempts")
     ]
     streams = [f"/v1/event-streams/{name}" for name in tenant.streams.values()]
-    return [*LISTS, *events, *streams, f"/v1/workflows/{tenant.workflow}"]
+    endpoint = f"/v1/webhook-endpoints/{tenant.endpoint}"
+    targets = [f"/v1/workflows/{tenant.workflow}", endpoint, f"{endpoint}/deliveries"]
+    return [*LISTS, *events, *streams, *targets]
 
 
 # --- what each key sees
@@ -84,7 +91,7 @@ def test_a_full_key_sees_all_that_was_written_but_what_is_masked(world: World) -
         unseen = [each for each in tenant.canaries() if each.lower() not in text.lower()]
         # Ordering keys are nowhere shown, header values are masked, a workspace's name is the operator's.
         assert all(re.match("event|value|workspace", each) for each in unseen)
-        assert len(unseen) == 3 + 2 + (1 if tenant.name.startswith("1") else 0)
+        assert len(unseen) == 3 + 3 + (1 if tenant.name.startswith("1") else 0)
 
 
 def test_a_scoped_key_sees_its_streams_only(world: World) -> None:
@@ -94,7 +101,7 @@ def test_a_scoped_key_sees_its_streams_only(world: World) -> None:
         for target in readable(tenant):
             answer = client.get(target)
             hidden = tenant.streams["b"] in target or tenant.event_ids["b"] in target
-            control = target.startswith(("/v1/workflows", "/v1/api-keys"))
+            control = target.startswith(CONTROL)
             assert answer.status == (403 if control else 404 if hidden else 200), target
             text += "" if hidden else shown(answer)
         assert not [each for each in tenant.only_b if each in text]
@@ -137,6 +144,15 @@ def probes(other: Tenant) -> list[tuple[str, str, str]]:
     rows += [
         ("POST", f"/v1/workflows/{other.workflow}/{verb}", f"/v1/workflows/wf_nobody/{verb}")
         for verb in ("rotate-secret", "disable", "reactivate")
+    ]
+    endpoint, nobodys = (f"/v1/webhook-endpoints/{each}" for each in (other.endpoint, NO_ENDPOINT))
+    rows += [(method, endpoint, nobodys) for method in ("GET", "PATCH", "DELETE")]
+    rows += [("POST", f"{endpoint}/{verb}", f"{nobodys}/{verb}") for verb in ("rotate-secret", "disable")]
+    rows.append(("POST", f"{endpoint}/reactivate", f"{nobodys}/reactivate"))
+    rows.append(("GET", f"{endpoint}/deliveries", f"{nobodys}/deliveries"))
+    rows += [
+        ("POST", f"/v1/events/{event_id}/replay", f"/v1/events/{NO_EVENT}/replay")
+        for event_id in other.event_ids.values()
     ]
     for key_id in other.key_ids:
         rows.append(("DELETE", f"/v1/api-keys/{key_id}", f"/v1/api-keys/{NO_KEY}"))
@@ -186,6 +202,12 @@ def test_anothers_routes_and_streams_cannot_be_named(world: World) -> None:
         assert tenant.full.post("/v1/event-streams", stream).field == "default_routes.0"
         key = {"kind": "publishable", "streams": [other.streams["a"]]}
         assert tenant.full.post("/v1/api-keys", key).field == "streams.0"
+        endpoint = {"url": "https://acme.example/", "streams": [other.streams["a"]]}
+        assert tenant.full.post("/v1/webhook-endpoints", endpoint).field == "streams.0"
+        own = f"/v1/webhook-endpoints/{tenant.endpoint}"
+        assert tenant.full.patch(own, {"streams": endpoint["streams"]}).field == "streams.0"
+        replay = f"/v1/events/{tenant.event_ids['a']}/replay"
+        assert tenant.full.post(replay, {"workflow_ids": [other.workflow]}).field == "workflow_ids.0"
         sent = tenant.full.post("/v1/events", {**EVENT, "stream": other.streams["a"]})
         refused(sent, 404, "stream_not_found")
 
@@ -206,6 +228,23 @@ def test_each_receiver_gets_its_own_signed_with_its_own_secret(world: World) -> 
             valid = [each for each in signing if signed_by_the_reference(delivery, each, time.time())]
             assert len(valid) == 1
             assert not [each for each in others if signed_by_the_reference(delivery, each, time.time())]
+
+
+def test_each_endpoint_is_told_of_its_own_events_signed_with_its_own_secret(world: World) -> None:
+    for tenant in world.tenants:
+        told = world.receiver.at(tenant.told_path)
+        wanted = {tenant.event_ids["a"], tenant.event_ids["shared"]}
+        assert {each.value["data"]["event_id"] for each in told} == wanted
+        for delivery in told:
+            text = f"{dict(delivery.headers)}{delivery.body.decode()}"
+            assert not [each for each in (*world.foreign(tenant), *tenant.only_b) if each in text]
+            valid = [
+                each
+                for each in (*tenant.secret, *world.foreign(tenant))
+                if each.startswith("whsec_") and signed_by_the_reference(delivery, each, time.time())
+            ]
+            assert len(valid) == 1
+            assert valid[0] in tenant.secret
 
 
 # --- keys, and what opens what

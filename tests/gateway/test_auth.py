@@ -220,6 +220,15 @@ PERMISSIONS = {
     ("POST", "/v1/workflows/wf_a/rotate-secret"): (True, False, False),
     ("POST", "/v1/workflows/wf_a/disable"): (True, False, False),
     ("POST", "/v1/workflows/wf_a/reactivate"): (True, False, False),
+    ("POST", "/v1/webhook-endpoints"): (True, False, False),
+    ("GET", "/v1/webhook-endpoints"): (True, False, False),
+    ("GET", "/v1/webhook-endpoints/we_a"): (True, False, False),
+    ("PATCH", "/v1/webhook-endpoints/we_a"): (True, False, False),
+    ("DELETE", "/v1/webhook-endpoints/we_a"): (True, False, False),
+    ("POST", "/v1/webhook-endpoints/we_a/rotate-secret"): (True, False, False),
+    ("POST", "/v1/webhook-endpoints/we_a/disable"): (True, False, False),
+    ("POST", "/v1/webhook-endpoints/we_a/reactivate"): (True, False, False),
+    ("GET", "/v1/webhook-endpoints/we_a/deliveries"): (True, False, False),
 }
 
 
