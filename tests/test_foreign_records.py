@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
+from msgspec.structs import replace
 
 from atlas.core.facts import (
     LIFECYCLE_TOPIC,
@@ -13,9 +13,11 @@ from atlas.core.facts import (
     DeliveryClosed,
     FactError,
     ShardClaimed,
+    decode_event,
     encode,
 )
 from atlas.ports.log import NewRecord, TopicPartition
+from atlas.runtime.copies import LATE_MS, FirstRecords
 from tests.simulation import Simulation, answer_down, answer_ok
 from tests.virtual_time import VirtualClock, pass_time, virtual_time
 
@@ -68,7 +70,6 @@ async def test_a_claim_of_a_later_version_takes_no_shard_away(clock: VirtualCloc
         assert len(claims) == 2, "its own first one, and the foreign one"
 
 
-@pytest.mark.xfail(strict=True, reason="a new owner knows copies only by the events that it has read itself")
 @virtual_time
 async def test_a_copy_above_the_checkpoint_does_not_disturb_the_route_of_the_first(
     clock: VirtualClock, tmp_path: Path
@@ -90,3 +91,40 @@ async def test_a_copy_above_the_checkpoint_does_not_disturb_the_route_of_the_fir
         await sim.until_status([event_id], "delivered")
         made = [sent.attempt for sent in sim.sender.sent]
         assert made == list(range(1, len(made) + 1))
+
+
+@virtual_time
+async def test_a_copy_of_what_was_read_too_long_ago_to_remember_is_known_by_its_age(
+    clock: VirtualClock, tmp_path: Path
+) -> None:
+    async with Simulation(clock, tmp_path, shards=1) as sim:
+        stream = await sim.stream("orders", [])
+        [event_id] = await sim.accept("orders", 1)
+        await sim.folded()
+        source = TopicPartition(stream.topic, 0)
+        [record] = await sim.records(source)
+        event = decode_event(record.value or b"")
+        late = replace(record, offset=record.offset + 1, timestamp_ms=record.timestamp_ms + LATE_MS + 1)
+        knows_nothing = FirstRecords(sim.read_model, 0, since_ms=0)
+        await knows_nothing.learn([(late, event)])
+        assert not knows_nothing.is_first(event_id, stream.topic, late.offset)
+        first = replace(late, offset=record.offset)
+        knows_nothing = FirstRecords(sim.read_model, 0, since_ms=0)
+        await knows_nothing.learn([(first, event)])
+        assert knows_nothing.is_first(event_id, stream.topic, first.offset), (
+            "late, yet the first"
+        )
+
+
+@virtual_time
+async def test_first_attempts_do_not_wait_for_a_store_that_is_away(
+    clock: VirtualClock, tmp_path: Path
+) -> None:
+    async with Simulation(clock, tmp_path, shards=1) as sim:
+        stream = await sim.stream("orders", [])
+        [event_id] = await sim.accept("orders", 1)
+        [record] = await sim.records(TopicPartition(stream.topic, 0))
+        await sim.read_model.close()
+        firsts = FirstRecords(sim.read_model, 0, since_ms=clock.now_ms() + 1)
+        await firsts.learn([(record, decode_event(record.value or b""))])
+        assert firsts.is_first(event_id, stream.topic, record.offset)

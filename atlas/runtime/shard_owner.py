@@ -9,7 +9,7 @@ is attempted (again) under its own number; what is decided is skipped; what wait
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -37,6 +37,7 @@ from atlas.ports.clock import Clock
 from atlas.ports.log import Batch, Log, Member, Record, TopicPartition
 from atlas.ports.read_model import ReadModel, WaitingRoute
 from atlas.runtime.claim_watch import Claim, ClaimLost, ClaimWatch
+from atlas.runtime.copies import FirstRecords
 from atlas.runtime.engine import Engine, Lane
 from atlas.runtime.fact_writer import FactWriter
 from atlas.runtime.gaps import alarm
@@ -54,8 +55,6 @@ RECORDS_MAX: Final = 500
 #: Events read whose routes have no fact yet: past it reading pauses.
 OPEN_EVENTS_MAX: Final = 20_000
 CHECKPOINT_EVERY_S: Final = 1.0
-#: Ids of the newest events, by which a foreign client's copy is told from the first record.
-RECENT_IDS_MAX: Final = 5_000
 #: Why a route is parked that still waits in memory, or is under way.
 SLOW: Final = "slow"
 _POLL_S: Final = 60.0
@@ -99,7 +98,7 @@ class ShardOwner:
         self._to_commit: int | None = None
         self._read_before: dict[str, int] = {}
         self._moved, self._gap = asyncio.Event(), asyncio.Event()
-        self._recent: dict[str, tuple[str, int]] = {}
+        self._firsts = FirstRecords(services.read_model, shard, services.clock.now_ms())
 
     # -- what works and lanes ask -------------------------------------------------------------
 
@@ -264,13 +263,10 @@ class ShardOwner:
         if batch.gap_from is not None and topic in self._fold.next_offsets:
             alarm(batch, GROUP, self._services.metrics)
             self._gap.set()
-        for record in batch.records:
-            try:
-                event = event_in(record.value, record.headers, name or TopicName("", "", ""))
-                if event is None:
-                    continue
-                self._first_of_its_id(event.id, topic, record.offset)
-            except Poison:
+        events = list(self._events_in(batch.records, name or TopicName("", "", "")))
+        await self._firsts.learn(events)
+        for record, event in events:
+            if not self._firsts.is_first(event.id, topic, record.offset):
                 self._services.metrics.quarantined.labels(GROUP).inc()
                 continue
             await self._control_at(event.control_offset)
@@ -283,11 +279,15 @@ class ShardOwner:
         if position > self._registry.position:
             await patiently(lambda: self._registry.stands_at(position))
 
-    def _first_of_its_id(self, event_id: str, topic: str, offset: int) -> None:
-        if self._recent.setdefault(event_id, (topic, offset)) != (topic, offset):
-            raise Poison("duplicate event id")
-        if len(self._recent) > RECENT_IDS_MAX:
-            del self._recent[next(iter(self._recent))]
+    def _events_in(self, records: Iterable[Record], topic: TopicName) -> Iterator[tuple[Record, EventRecord]]:
+        for record in records:
+            try:
+                event = event_in(record.value, record.headers, topic)
+            except Poison:
+                self._services.metrics.quarantined.labels(GROUP).inc()
+                continue
+            if event is not None:
+                yield record, event
 
     def _dispatch(self, topic: str, offset: int, event: EventRecord) -> None:
         done = [target for target in event.routes if (topic, offset, target) in self._fold.decided]

@@ -1,6 +1,6 @@
 """Faults on real Kafka with real processes, each once and short: nothing is lost, nothing doubled, all ends.
 
-`scripts/faults` runs the same scenarios at full length, and those of `ALONE`.
+`scripts/faults` runs the same scenarios at full length.
 """
 
 from __future__ import annotations
@@ -19,10 +19,6 @@ from tests.kafka.produce_proxy import proxied, two_ports
 from tests.kafka_broker import own_broker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
-
-
-#: Scenarios that failed when they shared an installation with the others, and passed on one of their own.
-ALONE = frozenset({"foreign-records", "records-deleted"})
 
 
 def say(line: str) -> None:
@@ -44,7 +40,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
         broker.stop()
 
 
-@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in ALONE])
+@pytest.mark.parametrize("name", SCENARIOS)
 async def test_nothing_is_lost_and_nothing_doubled(site: Site, name: str) -> None:
     result = await run(site, SCENARIOS[name], SCENARIOS[name].short, say)
     for line in result.ledger():
