@@ -11,7 +11,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -118,22 +118,27 @@ class Fold:
         """Whether all of this has been folded."""
         return all(self.positions.get(source, 0) >= offset for source, offset in positions.items())
 
-    async def step(self, wait_s: float) -> bool:
-        """Fold one batch, while the one before is still being applied; False when there was none in time."""
-        batches = await self._poll(0 if self._applying else wait_s)
+    async def step(self, wait_s: float) -> int:
+        """Fold what one poll finds, while the batch before is still being applied.
+
+        Returns:
+            Records read, at least 1; 0 when nothing came in time, or before that batch was applied.
+        """
+        batches = await self._poll(wait_s)
         if not batches:
             await self.applied()
         elif not await self._fold(self._reader, batches):
             await asyncio.sleep(_STALLED_S)  # a fact ran ahead of this process's control fold
-        return bool(batches)
+        return max(1, sum(len(batch.records) for batch in batches)) if batches else 0
 
     async def _poll(self, wait_s: float) -> list[Batch]:
-        if not wait_s or self.stop.is_set():
-            return self._within_limits(await self._reader.poll(RECORDS_MAX, 0))
         polling = asyncio.ensure_future(self._reader.poll(RECORDS_MAX, wait_s))
         stopping = asyncio.ensure_future(self.stop.wait())
+        awaited: set[asyncio.Future[Any]] = {polling, stopping}
+        if self._applying is not None:
+            awaited.add(self._applying)
         try:
-            await asyncio.wait({polling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
             return self._within_limits(polling.result() if polling.done() else [])
         finally:
             polling.cancel()

@@ -18,6 +18,10 @@ from consumers.fold import GROUP, Fold
 
 _POLL_S: Final = 10.0
 _COMMIT_EVERY_S: Final = 1.0
+#: Beside a steady trickle a transaction for each batch would cost more than all else: what comes within this
+#: time of a small one goes together. The first after a pause waits for nothing.
+GATHER_S: Final = 0.01
+_SMALL_RECORDS: Final = 200
 
 
 class Projector:
@@ -87,8 +91,11 @@ class Projector:
         while not fold.stop.is_set():
             moved = committed is not fold.positions
             idle = not moved and not fold.is_applying
-            if not await fold.step(_COMMIT_EVERY_S if moved else _POLL_S) and idle:
+            read = await fold.step(_COMMIT_EVERY_S if moved else _POLL_S)
+            if not read and idle:
                 await self._check_store(shards)
+            elif 0 < read < _SMALL_RECORDS:
+                await asyncio.sleep(GATHER_S)
             if moved and not fold.is_applying and self._clock.monotonic_s() - committed_s >= _COMMIT_EVERY_S:
                 committed_s, committed = self._clock.monotonic_s(), fold.positions
                 await self._commit(member, shards)

@@ -111,9 +111,7 @@ async def test_a_copy_of_what_was_read_too_long_ago_to_remember_is_known_by_its_
         first = replace(late, offset=record.offset)
         knows_nothing = FirstRecords(sim.read_model, 0, since_ms=0)
         await knows_nothing.learn([(first, event)])
-        assert knows_nothing.is_first(event_id, stream.topic, first.offset), (
-            "late, yet the first"
-        )
+        assert knows_nothing.is_first(event_id, stream.topic, first.offset), "late, yet the first"
 
 
 @virtual_time

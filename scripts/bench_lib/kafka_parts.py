@@ -9,7 +9,7 @@ from typing import Final
 
 from scripts.bench_lib.deployment import Load
 from scripts.bench_lib.kafka_site import kafka_site
-from scripts.bench_lib.latency import steady
+from scripts.bench_lib.latency import WARM_UP_KAFKA, steady
 from scripts.bench_lib.plan import Plan
 from scripts.bench_lib.report import Row
 from scripts.bench_lib.singles import EMPTY, compare
@@ -45,7 +45,7 @@ def latency(plan: Plan, directory: Path) -> list[Row]:
             gateway = parts.enter_context(here.gateway(server))
             parts.enter_context(here.projector())
             parts.enter_context(here.deliverer())
-            rows.append(steady(server, plan, load, receiver, gateway, GOAL_P95_MS))
+            rows.append(steady(server, plan, load, receiver, gateway, GOAL_P95_MS, WARM_UP_KAFKA))
     return rows
 
 

@@ -14,6 +14,8 @@ from scripts.kafka_lib.broker import Broker, NoBroker
 
 _ATLAS: Final = str(Path(sys.executable).with_name("atlas"))
 _ONE_BROKER: Final = ("--kafka-replication", "1", "--kafka-min-insync", "1")
+#: See `kafka_warm`.
+_WARM_UP_S: Final = 30.0
 _NO_LIMIT: Final = ("--quota-per-minute", "60000000", "--quota-burst", "1000000")
 
 
@@ -52,11 +54,13 @@ class KafkaSite:
 
 @contextmanager
 def kafka_site(directory: Path) -> Iterator[KafkaSite]:
-    """A broker without data; nothing of it is left."""
+    """A broker without data, but warm; nothing of it is left."""
     with site(directory) as place:
         broker = Broker(place.directory / "broker")
         try:
-            yield KafkaSite(place, broker.start())
+            bootstrap = broker.start()
+            place.worker("kafka_warm", bootstrap).ask({"seconds": _WARM_UP_S})
+            yield KafkaSite(place, bootstrap)
         except NoBroker as error:
             raise RuntimeError(f"no broker: {error}") from error
         finally:

@@ -21,7 +21,9 @@ RATE_PER_S: Final = 200
 GOAL_P95_MS: Final = 25.0
 #: A moment in which nothing is answered must not stop the sending: it has to show in the figures.
 _CONNECTIONS: Final = 256
-_WARM_UP: Final[dict[str, Any]] = {"connections": 4, "requests": 200}
+WARM_UP: Final[dict[str, Any]] = {"connections": 4, "requests": 200}
+#: A steady flow, until a new Kafka broker has compiled its Java code: `kafka_warm` does not do all of it.
+WARM_UP_KAFKA: Final[dict[str, Any]] = {"connections": _CONNECTIONS, "rate": RATE_PER_S, "seconds": 40.0}
 
 
 def measure(plan: Plan, directory: Path) -> list[Row]:
@@ -35,14 +37,22 @@ def measure(plan: Plan, directory: Path) -> list[Row]:
     return rows
 
 
-def steady(name: str, plan: Plan, load: Load, receiver: Worker, atlas: Server, goal_ms: float) -> Row:
+def steady(
+    name: str,
+    plan: Plan,
+    load: Load,
+    receiver: Worker,
+    atlas: Server,
+    goal_ms: float,
+    warm_up: dict[str, Any] = WARM_UP,
+) -> Row:
     """Send at the rate, and hold arrivals against acceptance.
 
     Args:
         atlas: new; it gets its stream and target here.
     """
     atlas.set_up(receiver.ready["url"])
-    load.send(atlas, "/v1/events", body(ROUTED), **_WARM_UP)
+    load.send(atlas, "/v1/events", body(ROUTED), **warm_up)
     atlas.settle()
     job = {"connections": _CONNECTIONS, "rate": RATE_PER_S, "events": True}
     receiver.ask({"note": True, "take": True})

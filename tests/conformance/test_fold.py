@@ -169,6 +169,6 @@ async def test_a_fold_that_waits_is_cut_short(d: Deployment) -> None:
         await asyncio.sleep(0)
         fold.stop.set()
         async with asyncio.timeout(AT_ONCE_S):
-            assert await waiting is False
+            assert not await waiting
     await store.close()
     await made.close()
