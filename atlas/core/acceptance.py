@@ -95,28 +95,35 @@ def derived_key(scope: Scope, header: str, index: int, payload: Mapping[str, obj
 
 
 def accept(
-    event: CheckedEvent, stream: Stream, key: Key | None, entropy: Callable[[], bytes], now: Circumstances
+    event: CheckedEvent,
+    stream: Stream,
+    key: Key | None,
+    entropy: Callable[[], bytes],
+    now: Circumstances,
+    routes: tuple[str, ...] | None = None,
 ) -> Acceptance:
     """Decide everything about an event that is about to be appended.
 
     Args:
         event: checked.
-        stream: the one it names; its default routes are the event's, for ever.
+        stream: the one it names.
+        routes: those of the stream's default routes that take the event, its own for ever; None: all.
         key: None for an event without an idempotency key.
         entropy: gives 10 random bytes for the id; not asked when there is a key.
         now: of the request.
     """
-    record, record_key = _record(event, stream, key, entropy, now)
+    taken = stream.default_routes if routes is None else routes
+    record, record_key = _record(event, stream, key, taken, entropy, now)
     return Acceptance(partition_for(record_key, now.shards), record_key, encode(record), response_to(record))
 
 
 def accept_all(
-    events: Sequence[tuple[CheckedEvent, Stream, Key | None]],
+    events: Sequence[tuple[CheckedEvent, Stream, Key | None, tuple[str, ...]]],
     entropy: Callable[[], bytes],
     now: Circumstances,
 ) -> list[Acceptance]:
-    """`accept` for each event of a request, in less time."""
-    made = [_record(event, stream, key, entropy, now) for event, stream, key in events]
+    """`accept` for each event of a request, with its routes, in less time."""
+    made = [_record(event, stream, key, routes, entropy, now) for event, stream, key, routes in events]
     partitions = partitions_for([record_key for _, record_key in made], now.shards)
     return [
         Acceptance(partition, record_key, encode(record), response_to(record))
@@ -125,7 +132,12 @@ def accept_all(
 
 
 def _record(
-    event: CheckedEvent, stream: Stream, key: Key | None, entropy: Callable[[], bytes], now: Circumstances
+    event: CheckedEvent,
+    stream: Stream,
+    key: Key | None,
+    routes: tuple[str, ...],
+    entropy: Callable[[], bytes],
+    now: Circumstances,
 ) -> tuple[EventRecord, bytes]:
     """The event record, and its key in the log."""
     identifier = event_id(now.received_ms, entropy() if key is None else key.dedup_key[:ENTROPY_BYTES])
@@ -143,7 +155,7 @@ def _record(
         ordering_key=event.ordering_key,
         idempotency_key=None if key is None else key.text,
         payload_hash=None if key is None else key.payload_hash.hex(),
-        routes=stream.default_routes,
+        routes=routes,
         control_offset=now.control_offset,
     )
     return record, (event.ordering_key or identifier).encode()

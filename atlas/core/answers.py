@@ -260,6 +260,7 @@ class Workflow(Target):
 
     id: shapes.WorkflowId
     object: Literal["workflow"]
+    filter: shapes.Filter | None
 
 
 class WorkflowWithSecret(Workflow):

@@ -84,6 +84,8 @@ def patch(state: ControlState, command: PatchTarget, offset: int) -> AnyTarget:
         if command.streams is not UNSET:
             state.check_streams(old.scope, command.streams)
         fields += ["event_types", "streams"]
+    else:
+        fields += ["filter"]
     return _put(state, replace(old, **present(command, *fields)), offset)
 
 

@@ -134,7 +134,13 @@ class Target(Struct, frozen=True, kw_only=True, tag_field="kind"):
 
 
 class Workflow(Target, frozen=True, kw_only=True, tag="workflow"):
-    """A target of events, named by streams' `default_routes`."""
+    """A target of events, named by streams' `default_routes`.
+
+    Attributes:
+        filter: which events it takes (see `filters`); None: all.
+    """
+
+    filter: shapes.Filter | None = None
 
 
 class Endpoint(Target, frozen=True, kw_only=True, tag="webhook_endpoint"):

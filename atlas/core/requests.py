@@ -5,8 +5,8 @@ events and returns what the hot path goes on with.
 
 Null. An optional input that is null is absent (API notes), in a PATCH too, where absent is `UNSET` and
 changes nothing. The exceptions are PATCH fields whose type has None, because what they set can be
-without a value: null takes it away. They are `description`, `rate_limit_per_second`, and a quota's `live`
-and `test` (back to the platform's default).
+without a value: null takes it away. They are `description`, `rate_limit_per_second`, `filter`, an endpoint's
+`streams`, and a quota's `live` and `test` (back to the platform's default).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from atlas.core import limits, shapes
 from atlas.core.entities import MAX_IN_FLIGHT_DEFAULT, TIMEOUT_MS_DEFAULT
 from atlas.core.errors import InvalidRequest
 from atlas.core.facts import OUTCOME_TYPES
+from atlas.core.filters import check_filter
 from atlas.core.refusals import explain, invalid_at
 from atlas.core.retry import DEFAULT_SCHEDULE_S
 from atlas.core.strict_json import find_nul
@@ -119,6 +120,7 @@ class WorkflowCreate(TargetCreate, frozen=True, kw_only=True):
     """Body of `POST /v1/workflows`."""
 
     id: limits.NewWorkflowId | None = None
+    filter: shapes.Filter | None = None
 
 
 class EndpointCreate(TargetCreate, frozen=True, kw_only=True):
@@ -142,6 +144,8 @@ class TargetPatch(_Body, frozen=True, kw_only=True):
 
 class WorkflowPatch(TargetPatch, frozen=True, kw_only=True):
     """Body of `PATCH /v1/workflows/{id}`: only the fields present change."""
+
+    filter: shapes.Filter | UnsetType | None = UNSET
 
 
 class EndpointPatch(TargetPatch, frozen=True, kw_only=True):
@@ -207,13 +211,15 @@ class CheckedEvent(Struct, frozen=True, kw_only=True):
 
     Attributes:
         occurred_at: RFC 3339 in UTC with `Z`, with the precision it was given.
-        data_json: `data`, serialized compactly; always readable JSON.
+        data: as decoded.
+        data_json: the same, serialized compactly; always readable JSON.
         actor: only the fields that were given.
     """
 
     stream: str
     type: str
     occurred_at: str
+    data: dict[str, Any]
     data_json: bytes
     actor: dict[str, str] | None
     metadata: dict[str, str] | None
@@ -270,6 +276,7 @@ def check_event(event: EventIn, at: str = "") -> CheckedEvent:
         stream=event.stream,
         type=event.type,
         occurred_at=occurred_at,
+        data=event.data,
         data_json=data_json,
         actor=actor,
         metadata=event.metadata,
@@ -327,6 +334,8 @@ def _check(body: _Body, value: object, at: str) -> None:
             _refuse_repeats(body.default_routes, _join(at, "default_routes"))
         case TargetCreate() | TargetPatch():
             _check_target(body, at)
+            if isinstance(body, WorkflowCreate | WorkflowPatch) and isinstance(body.filter, dict):
+                check_filter(body.filter, _join(at, "filter"))
             if isinstance(body, EndpointCreate | EndpointPatch):
                 _refuse_repeats(body.event_types, _join(at, "event_types"))
                 _refuse_repeats(body.streams or (), _join(at, "streams"))

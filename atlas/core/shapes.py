@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from atlas.core import limits, targets
+from atlas.core import filters, limits, targets
 from atlas.core.ids import id_pattern
 
 #: Largest whole number that every JSON reader holds exactly, JavaScript's too (RFC 8259, 6).
@@ -163,6 +163,55 @@ InFlight = Annotated[int, said(minimum=limits.IN_FLIGHT_MIN, maximum=limits.IN_F
 RatePerSecond = Annotated[int, said(minimum=limits.RATE_PER_SECOND_MIN, maximum=limits.RATE_PER_SECOND_MAX)]
 RequestsPerMinute = Annotated[int, said(minimum=1, maximum=limits.QUOTA_REQUESTS_PER_MINUTE_MAX)]
 Burst = Annotated[int, said(minimum=1, maximum=limits.QUOTA_BURST_MAX)]
+_LITERAL: Final = {"type": ["string", "number", "boolean", "null"]}
+_COMPARISON: Final = {"enum": ["=", "<", "<=", ">", ">="]}
+_BOUND: Final = {"type": "number", "description": "What a value is compared with."}
+#: What a path of a filter may be held to.
+_ALTERNATIVE: Final = {
+    "anyOf": [
+        _LITERAL,
+        {
+            "type": "object",
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": False,
+            "properties": {
+                "prefix": {"type": "string", "maxLength": filters.FILTER_BYTES_MAX},
+                "exists": {"type": "boolean"},
+                "numeric": {
+                    "type": "array",
+                    "anyOf": [{"minItems": 2, "maxItems": 2}, {"minItems": 4, "maxItems": 4}],
+                    "prefixItems": [_COMPARISON, _BOUND, _COMPARISON, _BOUND],
+                },
+                "anything_but": {
+                    "type": "array",
+                    "items": _LITERAL,
+                    "minItems": 1,
+                    "maxItems": filters.FILTER_ALTERNATIVES_MAX,
+                },
+            },
+        },
+    ]
+}
+Filter = Annotated[
+    dict[str, Any],
+    said(
+        "By dotted path below `type`, `actor`, `metadata` or `data`: alternatives, one of which has to match "
+        "at every path. Evaluated once, at acceptance; at most "
+        f"{filters.FILTER_BYTES_MAX:,} bytes of compact JSON.",
+        maxProperties=filters.FILTER_PATHS_MAX,
+        propertyNames={
+            "pattern": "^(type|actor|metadata|data)(\\.|$)",
+            "maxLength": filters.FILTER_PATH_CHARS_MAX,
+        },
+        additionalProperties={
+            "type": "array",
+            "items": _ALTERNATIVE,
+            "minItems": 1,
+            "maxItems": filters.FILTER_ALTERNATIVES_MAX,
+        },
+    ),
+]
 HeaderName = Annotated[str, said(minLength=1, maxLength=targets.HEADER_NAME_CHARS_MAX)]
 HeaderValue = Annotated[str, said(maxLength=targets.HEADER_VALUE_CHARS_MAX)]
 MaskedValue = Annotated[str, said("Values are not shown.", enum=[targets.MASK])]

@@ -36,6 +36,7 @@ from atlas.core.requests import (
 from atlas.gateway.call import Call, Reply, Services
 from atlas.gateway.parameters import refuse_parameters
 from atlas.gateway.replies import error_object
+from atlas.gateway.routes import Routes
 from atlas.gateway.visible_streams import stream_not_found, visible_streams
 from atlas.ports.acceptor import Candidate, Outcome, Verdict
 from atlas.ports.log import NewRecord
@@ -46,7 +47,7 @@ _KEY_HEADER: Final = b"idempotency-key"
 _LOG_AWAY: Final = "The log cannot take events now. The same request may be sent again with the same key."
 
 
-_New = tuple[CheckedEvent, Stream, Key | None]
+_New = tuple[CheckedEvent, Stream, Key | None, tuple[str, ...]]
 
 
 class _Checked(Struct, frozen=True, gc=False):
@@ -63,6 +64,7 @@ class Ingest:
         self._clock = services.clock
         self._ids = services.ids
         self._registry = services.registry
+        self._routes = Routes(services.registry)
         self._acceptor = services.acceptor
         self._shards = services.log.shards
         self._append_seconds = services.metrics.append_seconds
@@ -83,7 +85,8 @@ class Ingest:
             if stream is None:
                 raise stream_not_found(name)
             if stream.archived_at_ms is None:
-                candidates = self._candidates([(checked.event, stream, checked.key)], self._now())
+                routes = self._routes.of(checked.event, stream)
+                candidates = self._candidates([(checked.event, stream, checked.key, routes)], self._now())
                 outcome = (await self._accept(candidates))[0]
             else:
                 outcome = await self._accepted_before(checked)
@@ -135,7 +138,7 @@ class Ingest:
             if stream is None:
                 decided.append(stream_not_found(item.event.stream))
             elif stream.archived_at_ms is None:
-                new.append((item.event, stream, item.key))
+                new.append((item.event, stream, item.key, self._routes.of(item.event, stream)))
                 decided.append(None)
             else:
                 decided.append(await self._accepted_before_or_not(item))
@@ -147,7 +150,7 @@ class Ingest:
 
     def _candidates(self, new: Sequence[_New], now: Circumstances) -> list[Candidate]:
         made = acceptance.accept_all(new, self._ids.entropy80, now)
-        return [_candidate(one, stream, key) for one, (_, stream, key) in zip(made, new, strict=True)]
+        return [_candidate(one, stream, key) for one, (_, stream, key, _) in zip(made, new, strict=True)]
 
     async def _accept(self, candidates: Sequence[Candidate]) -> list[Outcome]:
         started_s = self._clock.monotonic_s()

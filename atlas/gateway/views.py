@@ -47,7 +47,7 @@ def new_key_view(key: ApiKey, secret: str) -> answers.NewKey:
 
 def workflow_view(workflow: Workflow) -> answers.Workflow:
     """A workflow, its headers masked."""
-    return {"id": workflow.id, "object": "workflow", **_target_view(workflow)}
+    return {"id": workflow.id, "object": "workflow", "filter": workflow.filter, **_target_view(workflow)}
 
 
 def endpoint_view(endpoint: Endpoint) -> answers.Endpoint:

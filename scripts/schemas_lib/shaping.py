@@ -17,7 +17,7 @@ Schema = dict[str, Any]
 _EXACT: Final = {
     "string": {"pattern", "format", "enum", "const", "maxLength", "minLength", "description", "anyOf"},
     "integer": {"minimum", "enum", "const"},
-    "number": {"minimum", "enum", "const"},
+    "number": {"minimum", "enum", "const", "description"},
 }
 _PAGE: Final = re.compile(r"Page_(\w+?)_$")
 _ATTRIBUTE: Final = re.compile(r"^    (\w[\w, ]*): (.*(?:\n        .*)*)", re.MULTILINE)

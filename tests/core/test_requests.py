@@ -51,6 +51,7 @@ def test_the_event_of_the_reference() -> None:
         stream="orders-prod",
         type="order.fulfilled",
         occurred_at="2026-05-18T14:22:11Z",
+        data=EVENT["data"],
         data_json=orjson.dumps(EVENT["data"]),
         actor=EVENT["actor"],
         metadata=EVENT["metadata"],
@@ -118,7 +119,7 @@ def test_the_stream_of_the_reference() -> None:
         (WorkflowCreate, "headers.Host", {"headers": {"X-A": "1", "Host": "a"}}),
         (WorkflowCreate, "headers.X-B", {"headers": {"X-A": "1", "X-B": 2}}),
         (WorkflowCreate, "ordered", {"ordered": True}),
-        (WorkflowCreate, "filter", {"filter": {}}),
+        (WorkflowCreate, "filter", {"filter": []}),
         (WorkflowPatch, "ordered", {"ordered": None}),
         (WorkflowPatch, "id", {"id": "wf_b"}),
         (WorkflowPatch, "url", {"url": "https://a:b@c.example/"}),
@@ -242,7 +243,7 @@ def test_defaults() -> None:
 def test_a_patch_tells_absent_from_present_and_null_clears_what_can_be_without_value() -> None:
     for model, clearable in (
         (StreamPatch, {"description"}),
-        (WorkflowPatch, {"description", "rate_limit_per_second"}),
+        (WorkflowPatch, {"description", "rate_limit_per_second", "filter"}),
     ):
         fields = [field.name for field in msgspec.structs.fields(model)]
         absent, null = parse(model, {}), parse(model, dict.fromkeys(fields))

@@ -12,15 +12,15 @@ from atlas.core.entities import secret_context
 from atlas.core.limits import ENDPOINTS_MAX, STREAMS_MAX
 from tests.gateway.harness import Gateway, gateway
 from tests.gateway.test_workflows import BAD as BAD_TARGETS
-from tests.gateway.test_workflows import FIELDS as TARGET_FIELDS
 from tests.gateway.test_workflows import GOOD as GOOD_TARGETS
+from tests.gateway.test_workflows import TARGET_FIELDS
 from tests.virtual_time import VirtualClock, pass_time, virtual_time
 
 PATH: Final = "/v1/webhook-endpoints"
 URL: Final = "https://hooks.acme.example/atlas"
 UNKNOWN: Final = "we_01HX9YQK2T7V3M4ZB6F5N0WJ1A"
 OUTCOMES: Final = ["event.delivered", "event.failed", "event.retry_scheduled"]
-FIELDS: Final = ["id", "object", "event_types", "streams", *TARGET_FIELDS[2:]]
+FIELDS: Final = ["id", "object", "event_types", "streams", *TARGET_FIELDS]
 VERBS: Final = ("rotate-secret", "disable", "reactivate")
 
 

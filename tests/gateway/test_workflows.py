@@ -15,9 +15,7 @@ from tests.virtual_time import VirtualClock, pass_time, virtual_time
 
 PATH = "/v1/workflows"
 URL = "https://hooks.acme.example/atlas"
-FIELDS = [
-    "id",
-    "object",
+TARGET_FIELDS = [
     "url",
     "description",
     "timeout_ms",
@@ -30,6 +28,7 @@ FIELDS = [
     "disabled_at",
     "created_at",
 ]
+FIELDS = ["id", "object", "filter", *TARGET_FIELDS]
 
 
 @virtual_time
@@ -45,6 +44,7 @@ async def test_a_new_workflow_in_full(clock: VirtualClock, tmp_path: Path) -> No
         assert made == {
             "id": "wf_billing_sync",
             "object": "workflow",
+            "filter": None,
             "url": URL,
             "description": None,
             "timeout_ms": 5_000,
@@ -117,10 +117,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"headers": {"X-Ok": "a\r\nb"}}, "headers.X-Ok"),
     ({"headers": {f"X-{i}": "x" for i in range(21)}}, "headers"),
     ({"ordered": True}, "ordered"),
-    ({"filter": {}}, "filter"),
+    ({"filter": []}, "filter"),
     ({"status": "disabled"}, "status"),
     ({"secret": "whsec_x"}, "secret"),
 ]
+BAD_FILTER = ({"filter": {"data.a": ["x", {"numeric": [">", "1"]}]}}, "filter.data.a.1.numeric.1")
 
 
 @virtual_time
@@ -140,12 +141,12 @@ async def test_fields_at_their_limits(clock: VirtualClock, tmp_path: Path) -> No
 async def test_fields_past_their_limits_change_nothing(clock: VirtualClock, tmp_path: Path) -> None:
     async with gateway(clock, tmp_path) as g:
         assert (await g.live.post(PATH, {})).field == "url"
-        for body, field in BAD:
+        for body, field in (*BAD, BAD_FILTER):
             assert (await g.live.post(PATH, {"url": URL, **body})).field == field, body
         assert (await g.live.get(PATH)).json()["data"] == []
         await g.workflow("wf_a")
         before = (await g.live.get(f"{PATH}/wf_a")).json()
-        for body, field in BAD:
+        for body, field in (*BAD, BAD_FILTER):
             if body != {"url": None}:  # absent, in a patch
                 assert (await g.live.patch(f"{PATH}/wf_a", body)).field == field, body
         assert (await g.live.get(f"{PATH}/wf_a")).json() == before
