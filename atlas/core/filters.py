@@ -42,14 +42,15 @@ _COMPARE: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     ">=": operator.ge,
 }
 _ROOTS: Final = ("type", "actor", "metadata", "data")
-_SCALARS: Final = (str, bool, int, float, type(None))
+_NULL: Final = type(None)
+_SCALARS: Final = (str, bool, int, float, _NULL)
 _ABSENT: Final = object()
 
 Definition = Mapping[str, Sequence[Any]]
 
 
 def check_filter(definition: Mapping[str, Any], at: str = "filter") -> None:
-    """Refuse a filter that `Filter` cannot be made of.
+    """Refuse a filter that `Filters` cannot be made of.
 
     Args:
         definition: decoded JSON.
@@ -138,34 +139,45 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], None]]] = {
 }
 
 
-class Filter:
-    """A filter ready to be held against events.
+class Filters:
+    """The filters of a stream's routes, held against an event together.
+
+    What lies at a path is looked up once for all filters that name it, and a literal is found in one
+    look-up however many filters ask for one. Which filters an event passes is a set of bits.
 
     Args:
-        definition: one that `check_filter` lets pass.
+        definitions: ones that `check_filter` lets pass; None for a route that takes every event.
     """
 
-    __slots__ = ("_conditions",)
+    __slots__ = ("_all", "_paths")
 
-    def __init__(self, definition: Definition) -> None:
+    def __init__(self, definitions: Sequence[Definition | None]) -> None:
+        self._all = (1 << len(definitions)) - 1
+        paths: dict[str, _Path] = {}
+        for number, definition in enumerate(definitions):
+            for path, alternatives in (definition or {}).items():
+                if path not in paths:
+                    paths[path] = _Path(path, self._all)
+                paths[path].add(1 << number, alternatives)
         # What costs least first: the type, then what lies flat.
-        ordered = sorted(definition.items(), key=lambda item: _ROOTS.index(item[0].partition(".")[0]))
-        self._conditions = [(*_place(path), _Condition(alternatives)) for path, alternatives in ordered]
+        self._paths = sorted(paths.values(), key=lambda path: path.root)
 
-    def matches(
+    def passed(
         self,
         type_: str,
         actor: Mapping[str, str] | None,
         metadata: Mapping[str, str] | None,
         data: Mapping[str, Any],
-    ) -> bool:
-        """Whether an event of these passes."""
+    ) -> int:
+        """Bit `i` is set if an event of these passes the filter `i`."""
         roots = (type_, actor, metadata, data)
-        for root, segments, condition in self._conditions:
-            value = _at(_ABSENT if roots[root] is None else roots[root], segments)
-            if not condition.holds(value):
-                return False
-        return True
+        passed = self._all
+        for path in self._paths:
+            value = roots[path.root]
+            passed &= path.passed(_ABSENT if value is None else _at(value, path.keys))
+            if not passed:
+                break
+        return passed
 
 
 def _place(path: str) -> tuple[int, tuple[str, ...]]:
@@ -233,59 +245,99 @@ def _elements(array: list[Any]) -> list[Any]:
     return elements
 
 
-class _Condition:
-    """The alternatives of one path."""
+class _Path:
+    """What filters ask of one path. A set of bits stands for the filters that are content with it."""
 
-    __slots__ = ("_absent", "_anything_but", "_exists", "_literals", "_ranges")
+    __slots__ = (
+        "_absent",
+        "_anything_but",
+        "_constants",
+        "_indifferent",
+        "_numbers",
+        "_prefixes",
+        "_present",
+        "_ranges",
+        "_strings",
+        "keys",
+        "root",
+    )
 
-    def __init__(self, alternatives: Sequence[Any]) -> None:
-        operations = [next(iter(each.items())) for each in alternatives if type(each) is dict]
-        self._exists = ("exists", True) in operations
-        self._absent = any(name == "exists" and value is False for name, value in operations)
-        prefixes = tuple(value for name, value in operations if name == "prefix")
-        self._literals = _Literals([each for each in alternatives if type(each) is not dict], prefixes)
-        self._ranges = [_range(value) for name, value in operations if name == "numeric"]
-        self._anything_but = [_Literals(value) for name, value in operations if name == "anything_but"]
+    def __init__(self, path: str, everybody: int) -> None:
+        self.root, self.keys = _place(path)
+        self._indifferent = everybody
+        self._absent = self._present = 0
+        self._strings: dict[str, int] = {}
+        self._numbers: dict[float, int] = {}
+        #: true, false and null: apart, because Python's True equals 1.
+        self._constants: dict[bool | None, int] = {}
+        self._prefixes: dict[str, int] = {}
+        self._ranges: dict[tuple[Any, ...], int] = {}
+        self._anything_but: list[tuple[frozenset[tuple[type, Any]], int]] = []
 
-    def holds(self, value: Any) -> bool:
+    def add(self, bit: int, alternatives: Sequence[Any]) -> None:
+        """One filter's alternatives."""
+        self._indifferent &= ~bit
+        for each in alternatives:
+            if type(each) is not dict:
+                of_kind: dict[Any, int] = self._literals(type(each))
+                of_kind[each] = of_kind.get(each, 0) | bit
+                continue
+            name, value = next(iter(each.items()))
+            match name:
+                case "exists" if value:
+                    self._present |= bit
+                case "exists":
+                    self._absent |= bit
+                case "prefix":
+                    self._prefixes[value] = self._prefixes.get(value, 0) | bit
+                case "numeric":
+                    bounds: tuple[Any, ...] = (_COMPARE[value[0]], value[1])
+                    if len(value) > 2:
+                        bounds += (_COMPARE[value[2]], value[3])
+                    self._ranges[bounds] = self._ranges.get(bounds, 0) | bit
+                case _:
+                    self._anything_but.append((frozenset(map(_typed, value)), bit))
+
+    def passed(self, value: Any) -> int:
+        """Who is content with what lies at the path."""
         if value is _ABSENT:
-            return self._absent
-        if self._exists:
-            return True
-        if type(value) is not list:
-            return self._one(value) or any(not named.has(value) for named in self._anything_but)
-        values = _elements(value)
-        if any(map(self._one, values)):
-            return True
-        return any(bool(values) and not any(map(named.has, values)) for named in self._anything_but)
+            return self._indifferent | self._absent
+        found = self._indifferent | self._present
+        values = _elements(value) if type(value) is list else (value,)
+        for each in values:
+            found |= self._by_value(each)
+        if self._anything_but and values:
+            typed = {_typed(each) for each in values}
+            for named, bit in self._anything_but:
+                if named.isdisjoint(typed):
+                    found |= bit
+        return found
 
-    def _one(self, value: Any) -> bool:
-        if self._literals.has(value):
-            return True
-        if type(value) not in (int, float):
-            return False
-        return any(all(holds(value, bound) for holds, bound in bounds) for bounds in self._ranges)
-
-
-def _range(value: Sequence[Any]) -> list[tuple[Callable[[Any, Any], bool], Any]]:
-    return [(_COMPARE[name], bound) for name, bound in zip(value[::2], value[1::2], strict=True)]
-
-
-class _Literals:
-    """Values that are looked for; by type, because Python's True equals 1."""
-
-    __slots__ = ("_numbers", "_others", "_prefixes", "_strings")
-
-    def __init__(self, literals: Sequence[Any], prefixes: tuple[str, ...] = ()) -> None:
-        self._strings = frozenset(each for each in literals if type(each) is str)
-        self._numbers = frozenset(each for each in literals if type(each) in (int, float))
-        self._others = frozenset(each for each in literals if each is None or type(each) is bool)
-        self._prefixes = prefixes
-
-    def has(self, value: Any) -> bool:
+    def _by_value(self, value: Any) -> int:
         kind = type(value)
         if kind is str:
-            return value in self._strings or value.startswith(self._prefixes)
+            found = self._strings.get(value, 0)
+            for prefix, bits in self._prefixes.items():
+                if value.startswith(prefix):
+                    found |= bits
+            return found
         if kind is int or kind is float:
-            return value in self._numbers
-        return kind in (bool, type(None)) and value in self._others
+            found = self._numbers.get(value, 0)
+            for bounds, bits in self._ranges.items():
+                if bounds[0](value, bounds[1]) and (len(bounds) == 2 or bounds[2](value, bounds[3])):
+                    found |= bits
+            return found
+        return self._constants.get(value, 0) if kind in (bool, _NULL) else 0
+
+    def _literals(self, kind: type) -> dict[Any, int]:
+        if kind is str:
+            return self._strings
+        return self._numbers if kind in (int, float) else self._constants
+
+
+def _typed(value: Any) -> tuple[type, Any]:
+    """Equal for JSON values that are; containers are equal to nothing."""
+    kind = type(value)
+    if kind is int:
+        return (float, value)
+    return (kind, value if kind in _SCALARS else id(value))

@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
-from atlas.core.entities import Scope, Stream, Workflow
-from atlas.core.filters import Filter
+from msgspec import Struct
+
+from atlas.core.entities import Stream
+from atlas.core.filters import Filters
 from atlas.core.requests import CheckedEvent
 from atlas.runtime.registry import Registry
 
-_Filters = dict[str, tuple[Workflow, Filter]]
+
+class _Known(Struct, frozen=True):
+    """What the control fold said of a stream at a position; `filters` None: no route has one."""
+
+    position: int
+    stream: Stream
+    filters: Filters | None
 
 
 class Routes:
-    """Of one process. A filter is made when its workflow is first met, and again when that has changed."""
+    """Of one process. Filters are made ready when a stream is met, and again when the fold has moved."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._filters: dict[Scope, _Filters] = {}
+        self._known: dict[str, _Known] = {}
 
     def of(self, event: CheckedEvent, stream: Stream) -> tuple[str, ...]:
         """The routes of an event about to be accepted, in the order of the stream's."""
-        scope = (stream.workspace_id, stream.environment)
-        workflows = self._registry.state.workflows.get(scope)
-        if workflows is None:
+        if not stream.default_routes:
+            return ()
+        known = self._known.get(stream.topic)
+        if known is None or known.position != self._registry.position or known.stream is not stream:
+            known = self._known[stream.topic] = self._look(stream)
+        if known.filters is None:
             return stream.default_routes
-        refused: list[str] = []
-        for target in stream.default_routes:
-            workflow = workflows.get(target)
-            if workflow is None or workflow.filter is None:
-                continue
-            if not self._filter(scope, workflow).matches(event.type, event.actor, event.metadata, event.data):
-                refused.append(target)
-        if not refused:
-            return stream.default_routes
-        return tuple(target for target in stream.default_routes if target not in refused)
+        passed = known.filters.passed(event.type, event.actor, event.metadata, event.data)
+        return tuple(target for i, target in enumerate(stream.default_routes) if passed >> i & 1)
 
-    def _filter(self, scope: Scope, workflow: Workflow) -> Filter:
-        made = self._filters.setdefault(scope, {})
-        known = made.get(workflow.id)
-        if known is None or known[0] is not workflow:
-            for gone in made.keys() - self._registry.state.workflows[scope].keys():
-                del made[gone]
-            known = made[workflow.id] = (workflow, Filter(workflow.filter or {}))
-        return known[1]
+    def _look(self, stream: Stream) -> _Known:
+        scope = (stream.workspace_id, stream.environment)
+        workflows = self._registry.state.workflows.get(scope, {})
+        found = [
+            workflows[target].filter if target in workflows else None for target in stream.default_routes
+        ]
+        filters = Filters(found) if any(each is not None for each in found) else None
+        return _Known(self._registry.position, stream, filters)

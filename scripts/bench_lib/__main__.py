@@ -17,6 +17,7 @@ from rich.console import Console
 from scripts.bench_lib import (
     batches,
     end_to_end,
+    filters,
     kafka_batches,
     kafka_parts,
     latency,
@@ -36,6 +37,7 @@ MEASUREMENTS: Final[Measurements] = {
     "projection": projection.measure,
     "end-to-end": end_to_end.measure,
     "memory": memory.measure,
+    "filters": filters.measure,
 }
 ON_KAFKA: Final[Measurements] = {
     "singles": kafka_parts.singles,

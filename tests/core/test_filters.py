@@ -17,7 +17,7 @@ from atlas.core.filters import (
     FILTER_PATH_CHARS_MAX,
     FILTER_PATHS_MAX,
     FILTER_VALUES_MAX,
-    Filter,
+    Filters,
     check_filter,
 )
 
@@ -30,7 +30,13 @@ def event(**data: Any) -> Event:
 
 def matches(definition: dict[str, Any], of: Event) -> bool:
     check_filter(definition)
-    return Filter(definition).matches(of["type"], of["actor"], of["metadata"], of["data"])
+    return all_matches([definition], of) == [True]
+
+
+def all_matches(definitions: list[dict[str, Any]], of: Event) -> list[bool]:
+    passed = Filters(definitions).passed(of["type"], of["actor"], of["metadata"], of["data"])
+    assert 0 <= passed < 1 << len(definitions)
+    return [bool(passed >> number & 1) for number in range(len(definitions))]
 
 
 # --- the rules
@@ -195,20 +201,26 @@ alternatives = (
 key_lists = st.lists(names, min_size=1, max_size=3)
 
 
-@given(
-    st.dictionaries(names, values, max_size=3),
-    st.lists(st.tuples(key_lists, st.lists(alternatives, min_size=1, max_size=3)), min_size=1, max_size=3),
-)
-def test_it_means_what_the_rules_say(data: dict[str, Any], paths: list[tuple[list[str], list[Any]]]) -> None:
-    by_path = {
-        "data." + ".".join(key.replace("\\", "\\\\").replace(".", "\\.") for key in keys): (keys, wanted)
-        for keys, wanted in paths
-    }
-    expected = all(
-        any(holds(alternative, found(data, keys)) for alternative in wanted)
-        for keys, wanted in by_path.values()
-    )
-    assert matches({path: wanted for path, (_, wanted) in by_path.items()}, event(**data)) is expected
+definitions = st.lists(st.tuples(key_lists, st.lists(alternatives, min_size=1, max_size=3)), max_size=3)
+
+
+@given(st.dictionaries(names, values, max_size=3), st.lists(definitions, min_size=1, max_size=4))
+def test_each_means_what_the_rules_say(
+    data: dict[str, Any], filters: list[list[tuple[list[str], list[Any]]]]
+) -> None:
+    by_path = [{path_of(keys): (keys, wanted) for keys, wanted in paths} for paths in filters]
+    expected = [
+        all(any(holds(each, found(data, keys)) for each in wanted) for keys, wanted in paths.values())
+        for paths in by_path
+    ]
+    written = [{path: wanted for path, (_, wanted) in paths.items()} for paths in by_path]
+    for definition in written:
+        check_filter(definition)
+    assert all_matches(written, event(**data)) == expected
+
+
+def path_of(keys: list[str]) -> str:
+    return "data." + ".".join(key.replace("\\", "\\\\").replace(".", "\\.") for key in keys)
 
 
 # --- refusals
