@@ -52,6 +52,7 @@ _TABLES: Final = (
         x.notice""",
     ),
     _Table("terms", ("term", "id"), "x.term, x.id"),
+    _Table("tallies", ("target", "status"), "x.target, x.status, x.n"),
     _Table("epochs", ("shard",), "x.shard, x.epoch", scoped=False),
     _Table("trims", ("topic", "partition"), "x.topic, x.partition, x.before_offset", scoped=False),
     _Table(

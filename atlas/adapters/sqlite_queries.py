@@ -172,16 +172,17 @@ _LOAD_NOTICES: Final = f"""SELECT json_group_array({_NOTICE})
     CROSS JOIN routes AS r ON r.scope = s.n AND r.event_id = json_extract(k.value, '$[2]')
         AND r.position = 0 AND r.notice = json_extract(k.value, '$[3]')
     CROSS JOIN topics AS t ON t.n = r.topic"""  # noqa: S608  # constants of this module
-_CREATED: Final = "json_extract(outcome_json, '$.created_at_ms')"
-_AFTER: Final = f"""(SELECT {_CREATED}, notice FROM routes INDEXED BY notices_by_endpoint
+#: When the outcome was, of which a notice tells.
+CREATED: Final = "json_extract(outcome_json, '$.created_at_ms')"
+_AFTER: Final = f"""(SELECT {CREATED}, notice FROM routes INDEXED BY notices_by_endpoint
     WHERE scope = {SCOPE} AND target = :endpoint AND notice = :after AND {A_NOTICE})"""  # noqa: S608  # constants of this module
 # As many notices as could fill the page, then their attempts: the caller cuts off what is too much.
 _DELIVERIES: Final = f"""SELECT json_group_array(json_object('attempt', json({_ATTEMPT}),
         'outcome', json(d.outcome_json))) FROM
     (SELECT * FROM routes INDEXED BY notices_by_endpoint WHERE scope = {SCOPE} AND target = :endpoint
         AND {A_NOTICE} AND attempt > 0
-        AND (:after IS NULL OR ({_CREATED}, notice) > {_AFTER})
-        ORDER BY {_CREATED}, notice LIMIT :limit) AS d
+        AND (:after IS NULL OR ({CREATED}, notice) > {_AFTER})
+        ORDER BY {CREATED}, notice LIMIT :limit) AS d
     CROSS JOIN attempts AS a INDEXED BY attempts_of_notices
         ON a.scope = d.scope AND a.notice = d.notice AND a.{A_NOTICE}"""  # noqa: S608  # constants of this module
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from atlas.adapters import sqlite_digest, sqlite_queries
+from atlas.adapters import sqlite_digest, sqlite_health, sqlite_queries
 from atlas.adapters.sqlite_driver import (
     WRITE_TIMEOUT_S,
     AiosqliteDriver,
@@ -29,6 +29,7 @@ from atlas.adapters.sqlite_generations import LinkedDriver, discard, linked, pla
 from atlas.adapters.sqlite_pages import page_of_events
 from atlas.adapters.sqlite_writes import BatchWriter, UnknownSchema, ensure_schema, note_jobs
 from atlas.core.errors import StoreUnavailable
+from atlas.core.health import TargetHealth
 from atlas.core.notices import NoticeState
 from atlas.core.projection import AttemptState, EventState
 from atlas.ports.log import TopicPartition
@@ -89,6 +90,13 @@ class SqliteReadModel:
         return await self._driver.read(
             lambda connection: sqlite_queries.deliveries(connection, scope, endpoint, after, limit)
         )
+
+    async def target_health(
+        self, scope: Scope, target: str, since_ms: int, errors_max: int, latencies_max: int
+    ) -> TargetHealth:
+        """See the port."""
+        asked = (scope, target, since_ms, errors_max, latencies_max)
+        return await self._driver.read(lambda connection: sqlite_health.target_health(connection, *asked))
 
     async def apply(self, changes: Changes) -> None:
         """See the port."""

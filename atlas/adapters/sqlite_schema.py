@@ -14,12 +14,19 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
+from atlas.core.facts import CLOSING_CODES
+
 #: What `routes_open` holds. Queries repeat it word for word, else SQLite does not use the index.
 OPEN: Final = "status NOT IN ('delivered', 'failed')"
 
 #: A row of `routes` or `attempts` is of an event's route, or of a notice on its way to an endpoint.
 A_ROUTE: Final = "notice = ''"
 A_NOTICE: Final = "notice <> ''"
+
+#: A route that ended without an attempt.
+CLOSED: Final = f"error_code IN {CLOSING_CODES!r}"
+#: An attempt that delivered what was sent first, and no replay of it.
+DELIVERED_FIRST: Final = "status = 'delivered' AND replay = 0"
 
 DDL: Final = (
     # timed_ids: whether every event's id carries its received_at_ms, as ids are made (design section 6).
@@ -54,6 +61,9 @@ DDL: Final = (
     f"""CREATE INDEX routes_by_status ON routes (scope, status, event_id) WHERE {A_ROUTE}""",
     f"""CREATE INDEX notices_by_endpoint ON routes (scope, target, json_extract(outcome_json,
         '$.created_at_ms'), notice) WHERE {A_NOTICE}""",
+    f"""CREATE INDEX notices_open ON routes (scope, target, json_extract(outcome_json,
+        '$.created_at_ms')) WHERE {A_NOTICE} AND {OPEN}""",
+    f"""CREATE INDEX routes_closed ON routes (scope, target, completed_at_ms) WHERE {CLOSED}""",
     f"""CREATE INDEX routes_open ON routes (partition, scope, target, event_id, topic, offset)
         WHERE {OPEN}""",
     """CREATE INDEX routes_waiting ON routes (partition, scope, target, due_at_ms, offset)
@@ -67,6 +77,14 @@ DDL: Final = (
         first_byte_ms REAL, notice TEXT NOT NULL,
         PRIMARY KEY (scope, event_id, partition, offset)) WITHOUT ROWID""",
     f"""CREATE INDEX attempts_of_notices ON attempts (scope, notice, attempt) WHERE {A_NOTICE}""",
+    """CREATE INDEX attempts_failed ON attempts (scope, target, completed_at_ms)
+        WHERE error_code IS NOT NULL""",
+    f"""CREATE INDEX attempts_delivered ON attempts (scope, target, completed_at_ms)
+        WHERE {DELIVERED_FIRST}""",
+    # Routes by target and status, notices too: see `sqlite_tallies`.
+    """CREATE TABLE tallies (scope INTEGER NOT NULL, target TEXT NOT NULL, status TEXT NOT NULL,
+        n INTEGER NOT NULL, PRIMARY KEY (scope, target, status)) WITHOUT ROWID""",
+    """CREATE INDEX tallies_empty ON tallies (n) WHERE n = 0""",
     """CREATE TABLE terms (scope INTEGER NOT NULL, term TEXT NOT NULL, id TEXT NOT NULL,
         PRIMARY KEY (scope, term, id)) WITHOUT ROWID""",
 )

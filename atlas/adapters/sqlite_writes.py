@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from atlas.adapters import sqlite_tallies
 from atlas.adapters.sqlite_schema import DDL, SCHEMA_VERSION, TERM_COLUMNS, TERMS_OF_E
 from atlas.core.errors import AtlasError, StaleWriter
 from atlas.core.ids import ENTROPY_BYTES, TIME_MS_MAX, event_id
@@ -30,6 +31,7 @@ JOBS_KEPT: Final = 1_000
 #: Events that one step of a trim removes: bounds what SQLite keeps aside for it.
 TRIM_STEP_EVENTS: Final = 5_000
 
+_NOTICE_COLUMN: Final = 16
 _TIME_CHARS: Final = len("evt_") + 10
 Row = tuple[Any, ...]
 
@@ -147,7 +149,7 @@ class BatchWriter:
         _put_events(connection, names, changes.events)
         if changes.notices:
             rows = [_notice_row(names, connection, notice) for notice in changes.notices]
-            _insert_rows(connection, "routes", _ROUTE_CHANGED, rows)
+            _put_routes(connection, rows)
         if changes.attempts:
             rows = [_attempt_row(names.scope(connection, (a.workspace_id, a.environment)), a)
                     for a in changes.attempts]  # fmt: skip
@@ -212,11 +214,18 @@ def _put_events(connection: sqlite3.Connection, names: _Names, events: Sequence[
     keys = _json(row[:2] for row in event_rows)
     [new_keys] = connection.execute(_NEW_KEYS, (keys,)).fetchone()
     _insert_rows(connection, "events", _EVENT_CHANGED, event_rows)
-    _insert_rows(connection, "routes", _ROUTE_CHANGED, route_rows)
+    _put_routes(connection, route_rows)
     if new_keys != "[]":
         connection.execute(_ADD_TERMS, (new_keys,))
     if not timed:
         connection.execute("UPDATE meta SET timed_ids = 0")
+
+
+def _put_routes(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
+    keys = sqlite_tallies.keys_of({(row[0], row[1], row[_NOTICE_COLUMN]) for row in rows})
+    sqlite_tallies.take(connection, keys)
+    _insert_rows(connection, "routes", _ROUTE_CHANGED, rows)
+    sqlite_tallies.put(connection, keys)
 
 
 @lru_cache(maxsize=1_024)
@@ -359,6 +368,7 @@ def _trim(connection: sqlite3.Connection, trim: Trim) -> None:
         more = found is not None
         step = {**where, "step": found[0] if found else trim.before_offset}
         for [scope] in connection.execute(_SCOPES, step).fetchall():
+            sqlite_tallies.take_trimmed(connection, _TRIMMED, {**step, "scope": scope})
             for statement in _DELETES:
                 connection.execute(statement, {**step, "scope": scope})
         connection.execute(_DELETE_EVENTS, step)

@@ -28,6 +28,12 @@ EVENT_FAILED: Final = "event.failed"
 EVENT_RETRY_SCHEDULED: Final = "event.retry_scheduled"
 OUTCOME_TYPES: Final = (EVENT_DELIVERED, EVENT_FAILED, EVENT_RETRY_SCHEDULED)
 
+#: Why a route ends without an attempt: the `error.code` of a `delivery.closed`.
+TARGET_DISABLED: Final = "target_disabled"
+TARGET_DELETED: Final = "target_deleted"
+PAYLOAD_EXPIRED: Final = "payload_expired"
+CLOSING_CODES: Final = (TARGET_DISABLED, TARGET_DELETED, PAYLOAD_EXPIRED)
+
 SCHEMA_HEADER: Final = "atlas-schema"
 EVENT_SCHEMA: Final = b"atlas.event/1"
 LIFECYCLE_SCHEMA: Final = b"atlas.lifecycle/1"

@@ -18,10 +18,11 @@ from atlas.gateway.keys import Keys
 from atlas.gateway.operations import Operations, Readiness
 from atlas.gateway.resources import Area, Operation, Resource
 from atlas.gateway.streams import Streams
-from atlas.gateway.targets import ENDPOINTS, WORKFLOWS, Targets
+from atlas.gateway.targets import ENDPOINTS, WORKFLOWS, Kind, Targets
 from atlas.gateway.workspaces import Workspaces
 from atlas.status.deliveries import Deliveries
 from atlas.status.handlers import EventStatus
+from atlas.status.health import TargetHealths
 from atlas.status.replays import EventReplays
 
 
@@ -174,8 +175,8 @@ def _control_resources(services: Services) -> list[Resource]:
         _at("/v1/api-keys", {"POST": Operation(keys.create), "GET": Operation(keys.list)}),
         _at("/v1/api-keys/{key_id}", {"DELETE": Operation(keys.revoke)}),
         _at("/v1/api-keys/{key_id}/rotate", {"POST": Operation(keys.rotate)}),
-        *_target_resources("/v1/workflows", "workflow_id", Targets(services, WORKFLOWS)),
-        *_target_resources("/v1/webhook-endpoints", "endpoint_id", Targets(services, ENDPOINTS)),
+        *_target_resources("/v1/workflows", services, WORKFLOWS),
+        *_target_resources("/v1/webhook-endpoints", services, ENDPOINTS),
         _at(
             "/v1/webhook-endpoints/{endpoint_id}/deliveries",
             {"GET": Operation(Deliveries(services).list)},
@@ -183,8 +184,8 @@ def _control_resources(services: Services) -> list[Resource]:
     ]
 
 
-def _target_resources(path: str, parameter: str, targets: Targets) -> list[Resource]:
-    one = f"{path}/{{{parameter}}}"
+def _target_resources(path: str, services: Services, kind: Kind) -> list[Resource]:
+    targets, one = Targets(services, kind), f"{path}/{{{kind.parameter}}}"
     return [
         _at(path, {"POST": Operation(targets.create), "GET": Operation(targets.list)}),
         _at(
@@ -198,6 +199,7 @@ def _target_resources(path: str, parameter: str, targets: Targets) -> list[Resou
         _at(f"{one}/rotate-secret", {"POST": Operation(targets.rotate_secret)}),
         _at(f"{one}/disable", {"POST": Operation(targets.disable)}),
         _at(f"{one}/reactivate", {"POST": Operation(targets.reactivate)}),
+        _at(f"{one}/health", {"GET": Operation(TargetHealths(services, targets).retrieve)}),
     ]
 
 

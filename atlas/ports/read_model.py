@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from atlas.core.health import TargetHealth
 from atlas.core.notices import NoticeState, Outcome
 from atlas.core.projection import AttemptState, EventState
 from atlas.ports.log import TopicPartition
@@ -240,6 +241,16 @@ class ReadModel(Protocol):
         Args:
             after: only notices after this one; unknown: none.
             limit: notices, of those attempted at least once.
+        """
+
+    async def target_health(
+        self, scope: Scope, target: str, since_ms: int, errors_max: int, latencies_max: int
+    ) -> TargetHealth:
+        """How a workflow or a webhook endpoint is doing; what it costs does not grow with what is kept.
+
+        Args:
+            since_ms: latencies are of attempts that delivered at or after this, and were no replay's.
+            latencies_max: of more, the newest.
         """
 
     async def list(self, query: EventQuery) -> list[EventState]:

@@ -12,6 +12,9 @@ import structlog
 from atlas.core.entities import GONE, Target, secret_context
 from atlas.core.errors import OffsetOutOfRange
 from atlas.core.facts import (
+    PAYLOAD_EXPIRED,
+    TARGET_DELETED,
+    TARGET_DISABLED,
     DeliveryAttempted,
     DeliveryClosed,
     DeliveryStarted,
@@ -41,9 +44,6 @@ from atlas.runtime.work import Work
 #: An attempt that outlives this gets a `delivery.started` fact, so that readers see `processing`.
 STARTED_AFTER_S: Final = 0.1
 
-TARGET_DISABLED: Final = "target_disabled"
-TARGET_DELETED: Final = "target_deleted"
-PAYLOAD_EXPIRED: Final = "payload_expired"
 CLOSED_MESSAGES: Final = {
     TARGET_DISABLED: "The workflow is disabled.",
     TARGET_DELETED: "The workflow was deleted.",

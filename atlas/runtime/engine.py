@@ -18,10 +18,17 @@ import structlog
 from atlas.core.commands import DisableTarget
 from atlas.core.entities import ENABLED, Scope, Target
 from atlas.core.errors import ApiError, LogError, Unavailable
-from atlas.core.facts import DeliveryAttempted, DeliveryClosed, DeliveryFact
+from atlas.core.facts import (
+    PAYLOAD_EXPIRED,
+    TARGET_DELETED,
+    TARGET_DISABLED,
+    DeliveryAttempted,
+    DeliveryClosed,
+    DeliveryFact,
+)
 from atlas.core.lifecycle import RETRY_SCHEDULED
 from atlas.ports.clock import Clock
-from atlas.runtime.attempt import PAYLOAD_EXPIRED, TARGET_DELETED, TARGET_DISABLED, Attempter, disables_target
+from atlas.runtime.attempt import Attempter, disables_target
 from atlas.runtime.patience import backoff_s
 from atlas.runtime.registry import Registry
 from atlas.runtime.work import LaneKey, Owner, Work, WorkKey

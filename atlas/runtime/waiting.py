@@ -19,6 +19,8 @@ import structlog
 from atlas.core.entities import ENABLED
 from atlas.core.facts import (
     LIFECYCLE_TOPIC,
+    TARGET_DELETED,
+    TARGET_DISABLED,
     DeliveryAttempted,
     DeliveryClosed,
     DeliveryFact,
@@ -31,7 +33,6 @@ from atlas.core.lifecycle import PROCESSING, RETRY_SCHEDULED
 from atlas.ports.clock import Clock
 from atlas.ports.log import TopicPartition
 from atlas.ports.read_model import ReadModel, Waiting, WaitingRoute
-from atlas.runtime.attempt import TARGET_DELETED, TARGET_DISABLED
 from atlas.runtime.engine import Engine, Lane
 from atlas.runtime.overlay import Overlay
 from atlas.runtime.patience import backoff_s, patiently

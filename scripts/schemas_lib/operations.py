@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from atlas.core import answers, requests
+from atlas.core import answers, health, requests
 from atlas.core.answers import Page
 
 
@@ -214,6 +214,12 @@ def _secret_and_status(
             does="Makes a new signing secret; both sign until the overlap ends.",
             body=requests.RotateRequest,
             answer=with_secret,
+            errors=errors,
+        ),
+        f"GET {one}/health": Documented(
+            id=f"get{name}Health",
+            does="Shows how many deliveries stand where, the last errors, and the latency of the last hour.",
+            answer=health.Health,
             errors=errors,
         ),
         f"POST {one}/disable": Documented(

@@ -131,6 +131,7 @@ def workflows(live: Held, receiver: Receiver) -> None:
     live.post("/v1/workflows/wf_hook/disable", {})
     live.get("/v1/workflows/wf_hook")
     live.post("/v1/workflows/wf_hook/reactivate")
+    live.get("/v1/workflows/wf_hook/health")
 
 
 def endpoints(live: Held, receiver: Receiver) -> str:
@@ -146,6 +147,7 @@ def endpoints(live: Held, receiver: Receiver) -> str:
     live.post(f"{one}/rotate-secret", {"overlap_seconds": 0})
     live.post(f"{one}/disable", {})
     live.post(f"{one}/reactivate")
+    live.get(f"{one}/health")
     more = [live.post(path, {"url": receiver.url("/more")}) for _ in range(20)]
     assert more[-1].status == 409
     for answer in more[:-1]:
@@ -213,6 +215,8 @@ def events(live: Held, endpoint_id: str) -> None:
     eventually(lambda: bool(live.get(told).json()["data"]), "the outcome is told")
     assert live.post(f"/v1/events/{event_id}/replay", {"workflow_ids": ["wf_hook"]}).status == 202
     eventually(lambda: live.get(f"/v1/events/{event_id}").json()["status"] != "processing", "replayed")
+    live.get("/v1/workflows/wf_hook/health")
+    live.get(f"/v1/webhook-endpoints/{endpoint_id}/health")
     live.post("/v1/workflows/wf_hook/disable")
     assert live.post(f"/v1/events/{event_id}/replay").status == 409
     live.post("/v1/workflows/wf_hook/reactivate")

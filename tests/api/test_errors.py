@@ -235,6 +235,8 @@ def test_stream_not_found_looks_the_same_whatever_the_reason(acme: Client) -> No
         *((method, AN_ENDPOINT, "endpoint_not_found") for method in ("GET", "PATCH", "DELETE")),
         *(("POST", f"{AN_ENDPOINT}/{verb}", "endpoint_not_found") for verb in VERBS),
         ("GET", f"{AN_ENDPOINT}/deliveries", "endpoint_not_found"),
+        ("GET", f"{AN_ENDPOINT}/health", "endpoint_not_found"),
+        ("GET", "/v1/workflows/wf_none/health", "workflow_not_found"),
         ("POST", f"/v1/events/{NO_EVENT}/replay", "event_not_found"),
         ("DELETE", f"/v1/api-keys/{NO_KEY}", "key_not_found"),
         ("POST", f"/v1/api-keys/{NO_KEY}/rotate", "key_not_found"),

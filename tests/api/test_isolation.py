@@ -65,7 +65,8 @@ def readable(tenant: Tenant) -> list[str]:
     ]
     streams = [f"/v1/event-streams/{name}" for name in tenant.streams.values()]
     endpoint = f"/v1/webhook-endpoints/{tenant.endpoint}"
-    targets = [f"/v1/workflows/{tenant.workflow}", endpoint, f"{endpoint}/deliveries"]
+    targets = [f"/v1/workflows/{tenant.workflow}", endpoint]
+    targets += [*(f"{target}/health" for target in targets), f"{endpoint}/deliveries"]
     return [*LISTS, *events, *streams, *targets]
 
 
@@ -150,6 +151,8 @@ def probes(other: Tenant) -> list[tuple[str, str, str]]:
     rows += [("POST", f"{endpoint}/{verb}", f"{nobodys}/{verb}") for verb in ("rotate-secret", "disable")]
     rows.append(("POST", f"{endpoint}/reactivate", f"{nobodys}/reactivate"))
     rows.append(("GET", f"{endpoint}/deliveries", f"{nobodys}/deliveries"))
+    rows.append(("GET", f"{endpoint}/health", f"{nobodys}/health"))
+    rows.append(("GET", f"/v1/workflows/{other.workflow}/health", "/v1/workflows/wf_nobody/health"))
     rows += [
         ("POST", f"/v1/events/{event_id}/replay", f"/v1/events/{NO_EVENT}/replay")
         for event_id in other.event_ids.values()
