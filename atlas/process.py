@@ -175,6 +175,7 @@ class Atlas:
         if (deliverer := self.deliverer) is not None:
             self.readiness.queue("deliveries", lambda: deliverer.engine.queued)
             self.readiness.queue("attempts", lambda: deliverer.engine.in_flight())
+            self.metrics.breakers_open.set_function(lambda: deliverer.engine.breakers_open())
             self.readiness.consumer("deliverer", deliverer.lag_records, deliverer.position)
             self.readiness.also(deliverer.checks)
             self.supervisor.start("deliverer", deliverer.run)

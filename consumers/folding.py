@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from atlas.core.breaker import Breaker
 from atlas.core.facts import (
+    BreakerChanged,
     DeliveryAttempted,
     DeliveryClosed,
     DeliveryFact,
@@ -18,7 +20,7 @@ from atlas.core.notices import NoticeState, notice, outcome_of, told
 from atlas.core.projection import AttemptState, EventState, advance, attempt_made, replay
 from atlas.core.reading import Poison
 from atlas.ports.log import TopicPartition
-from atlas.ports.read_model import EventKey, NoticeKey, Trim
+from atlas.ports.read_model import EventKey, NoticeKey, ShardBreaker, Trim
 
 
 class Folding:
@@ -37,6 +39,7 @@ class Folding:
         self.changed_notices: dict[NoticeKey, None] = {}
         self.attempts: list[AttemptState] = []
         self.trims: list[Trim] = []
+        self.breakers: dict[tuple[str, str, str, int], ShardBreaker] = {}
         self.void = 0
 
     def event(self, state: EventState) -> None:
@@ -57,6 +60,8 @@ class Folding:
         elif isinstance(fact, RecordsTrimmed):
             source = TopicPartition(fact.topic, shard)
             self.trims.append(Trim(source, fact.before_offset, fact.before_ms))
+        elif isinstance(fact, BreakerChanged):
+            self._breaker(shard, fact)
         elif not isinstance(fact, ShardCheckpoint):
             try:
                 if fact.notice is None:
@@ -65,6 +70,17 @@ class Folding:
                     self._notice(shard, offset, fact)
             except IllegalTransition:
                 self.void += 1
+
+    def _breaker(self, shard: int, fact: BreakerChanged) -> None:
+        breaker = Breaker(
+            state=fact.state,
+            trips=fact.trips,
+            reason=fact.reason,
+            opened_at_ms=fact.opened_at_ms,
+            next_probe_at_ms=fact.next_probe_at_ms,
+        )
+        scope = (fact.workspace_id, fact.environment)
+        self.breakers[(*scope, fact.target, shard)] = ShardBreaker(scope, fact.target, shard, breaker)
 
     def _replay(self, shard: int, fact: ReplayRequested) -> None:
         try:

@@ -34,6 +34,7 @@ from atlas.core.facts import (
     encode,
 )
 from atlas.core.ids import IdSource
+from atlas.core.lifecycle import TERMINAL
 from atlas.core.projection import AttemptState, EventState
 from atlas.core.requests import EventIn, check_event, parse
 from atlas.ports.acceptor import Candidate, Outcome
@@ -52,6 +53,7 @@ SCOPE = ("ws_sim", "live")
 SECRET = "whsec_" + "A" * 43 + "="
 OK = DeliveryResult(http_status=200)
 DOWN = DeliveryResult(http_status=503, error_code="upstream_status", error_message="Target answered 503")
+REFUSED = DeliveryResult(http_status=404, error_code="upstream_status", error_message="Target answered 404")
 GONE = DeliveryResult(http_status=410, error_code="upstream_gone", error_message="Target answered 410")
 
 Behaviour = Callable[["Sent"], Awaitable[DeliveryResult]]
@@ -66,6 +68,7 @@ class Sent(Struct, frozen=True):
     delivery_id: str
     attempt: int
     body: bytes
+    timeout_ms: int
 
 
 async def answer_ok(sent: Sent) -> DeliveryResult:
@@ -76,6 +79,11 @@ async def answer_ok(sent: Sent) -> DeliveryResult:
 async def answer_down(sent: Sent) -> DeliveryResult:
     """A target that answers 503 at once."""
     return DOWN
+
+
+async def refuse(sent: Sent) -> DeliveryResult:
+    """A target that is there, and does not want the event: no matter for its circuit breaker."""
+    return REFUSED
 
 
 async def hang(sent: Sent) -> DeliveryResult:
@@ -101,6 +109,7 @@ class SimSender:
             request.headers["X-Atlas-Delivery-Id"],
             int(request.headers["X-Atlas-Attempt"]),
             request.body,
+            request.timeout_ms,
         )
         self.sent.append(sent)
         return await self.targets.get(request.url, answer_ok)(sent)
@@ -305,6 +314,14 @@ class Simulation:
                 if (await self.event(event_id)).status != status:
                     return False
             return True
+
+        await self.until(done, seconds)
+
+    async def until_ended(self, event_ids: Sequence[str], seconds: float = 600) -> None:
+        """Let virtual time pass until all these events have ended."""
+
+        async def done() -> bool:
+            return all([(await self.event(each)).status in TERMINAL for each in event_ids])
 
         await self.until(done, seconds)
 

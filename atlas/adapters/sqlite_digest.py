@@ -53,6 +53,11 @@ _TABLES: Final = (
     ),
     _Table("terms", ("term", "id"), "x.term, x.id"),
     _Table("tallies", ("target", "status"), "x.target, x.status, x.n"),
+    _Table(
+        "breakers",
+        ("target", "shard"),
+        "x.target, x.shard, x.state, x.trips, x.reason, x.opened_at_ms, x.next_probe_at_ms",
+    ),
     _Table("epochs", ("shard",), "x.shard, x.epoch", scoped=False),
     _Table("trims", ("topic", "partition"), "x.topic, x.partition, x.before_offset", scoped=False),
     _Table(

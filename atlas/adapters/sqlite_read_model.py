@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from atlas.adapters import sqlite_digest, sqlite_health, sqlite_queries
+from atlas.adapters import sqlite_breakers, sqlite_digest, sqlite_health, sqlite_queries
 from atlas.adapters.sqlite_driver import (
     WRITE_TIMEOUT_S,
     AiosqliteDriver,
@@ -28,6 +28,7 @@ from atlas.adapters.sqlite_driver import (
 from atlas.adapters.sqlite_generations import LinkedDriver, discard, linked, place_for, sweep, turn
 from atlas.adapters.sqlite_pages import page_of_events
 from atlas.adapters.sqlite_writes import BatchWriter, UnknownSchema, ensure_schema, note_jobs
+from atlas.core.breaker import Breaker
 from atlas.core.errors import StoreUnavailable
 from atlas.core.health import TargetHealth
 from atlas.core.notices import NoticeState
@@ -43,6 +44,7 @@ from atlas.ports.read_model import (
     NoticeKey,
     Progress,
     Scope,
+    ShardBreaker,
     Waiting,
 )
 
@@ -97,6 +99,14 @@ class SqliteReadModel:
         """See the port."""
         asked = (scope, target, since_ms, errors_max, latencies_max)
         return await self._driver.read(lambda connection: sqlite_health.target_health(connection, *asked))
+
+    async def breakers(self, scope: Scope) -> dict[str, Breaker]:
+        """See the port."""
+        return await self._driver.read(lambda connection: sqlite_breakers.of(connection, scope))
+
+    async def breakers_of(self, shard: int) -> builtins.list[ShardBreaker]:
+        """See the port."""
+        return await self._driver.read(lambda connection: sqlite_breakers.of_shard(connection, shard))
 
     async def apply(self, changes: Changes) -> None:
         """See the port."""

@@ -85,6 +85,9 @@ DDL: Final = (
     """CREATE TABLE tallies (scope INTEGER NOT NULL, target TEXT NOT NULL, status TEXT NOT NULL,
         n INTEGER NOT NULL, PRIMARY KEY (scope, target, status)) WITHOUT ROWID""",
     """CREATE INDEX tallies_empty ON tallies (n) WHERE n = 0""",
+    """CREATE TABLE breakers (scope INTEGER NOT NULL, target TEXT NOT NULL, shard INTEGER NOT NULL,
+        state TEXT NOT NULL, trips INTEGER NOT NULL, reason TEXT, opened_at_ms INTEGER,
+        next_probe_at_ms INTEGER, PRIMARY KEY (scope, target, shard)) WITHOUT ROWID""",
     """CREATE TABLE terms (scope INTEGER NOT NULL, term TEXT NOT NULL, id TEXT NOT NULL,
         PRIMARY KEY (scope, term, id)) WITHOUT ROWID""",
 )

@@ -12,10 +12,11 @@ from typing import Annotated, Any, Generic, Literal, NotRequired, TypedDict, Typ
 from atlas.core import shapes
 from atlas.core.entities import DisabledReason
 from atlas.core.errors import FIELD_PATH_CHARS_MAX, HTTP_STATUS_BY_CODE
-from atlas.core.facts import Environment, Outcome
+from atlas.core.facts import BREAKER_STATES, Environment, Outcome
 from atlas.core.lifecycle import EVENT_STATUSES, ROUTE_STATUSES
 
 EventStatus = Annotated[str, shapes.said(enum=list(EVENT_STATUSES))]
+BreakerState = Annotated[str, shapes.said(enum=list(BREAKER_STATES))]
 RouteStatus = Annotated[str, shapes.said(enum=list(ROUTE_STATUSES))]
 ErrorCode = Annotated[str, shapes.said(enum=list(HTTP_STATUS_BY_CODE))]
 
@@ -239,8 +240,21 @@ class NewKey(Key):
     secret: shapes.KeySecret
 
 
+class Breaker(TypedDict):
+    """A target's circuit breaker. While it is `open` nothing is sent there before `next_probe_at`."""
+
+    state: BreakerState
+    reason: shapes.Message | None
+    opened_at: shapes.Moment | None
+    next_probe_at: shapes.Moment | None
+
+
 class Target(TypedDict):
-    """What workflows and webhook endpoints have in common."""
+    """What workflows and webhook endpoints have in common.
+
+    Attributes:
+        breaker: None while the read model, which knows, cannot be asked.
+    """
 
     url: shapes.Url
     description: shapes.Description | None
@@ -252,6 +266,7 @@ class Target(TypedDict):
     status: shapes.TargetStatus
     disabled_reason: DisabledReason | None
     disabled_at: shapes.Moment | None
+    breaker: Breaker | None
     created_at: shapes.Moment
 
 

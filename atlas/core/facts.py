@@ -34,6 +34,9 @@ TARGET_DELETED: Final = "target_deleted"
 PAYLOAD_EXPIRED: Final = "payload_expired"
 CLOSING_CODES: Final = (TARGET_DISABLED, TARGET_DELETED, PAYLOAD_EXPIRED)
 
+#: Of a target's circuit breaker; see `breaker`.
+BREAKER_STATES: Final = ("closed", "open", "half_open")
+
 SCHEMA_HEADER: Final = "atlas-schema"
 EVENT_SCHEMA: Final = b"atlas.event/1"
 LIFECYCLE_SCHEMA: Final = b"atlas.lifecycle/1"
@@ -49,6 +52,9 @@ FENCE_KEY: Final = b"fence"
 
 #: Key of `replay.requested` records: their owner looks for them as well.
 REPLAY_KEY: Final = b"replay"
+
+#: Key of `breaker.changed` records.
+BREAKER_KEY: Final = b"breaker"
 
 #: Bounds that every store can hold, so that no record written by others can stop a fold.
 Millis = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -231,6 +237,23 @@ class RecordsTrimmed(_Fact, frozen=True, kw_only=True, tag="records.trimmed"):
     at_ms: Millis
 
 
+class BreakerChanged(_Fact, frozen=True, kw_only=True, tag="breaker.changed"):
+    """The circuit breaker of a target, as the deliverer that owns this shard has it from here on.
+
+    `trips` is how often it has opened since it was closed last. Of a closed one there is nothing to say.
+    """
+
+    workspace_id: shapes.WorkspaceId
+    environment: Environment
+    target: shapes.Target
+    state: Annotated[str, shapes.said(enum=list(BREAKER_STATES))]
+    trips: Count = 0
+    reason: shapes.Message | None = None
+    opened_at_ms: Millis | None = None
+    next_probe_at_ms: Millis | None = None
+    at_ms: Millis
+
+
 class FenceRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="log.fence"):
     """Shuts an older incarnation of a producer out of the partition (design section 7). Not an event.
 
@@ -268,6 +291,7 @@ LifecycleFact = (
     | DeliveryClosed
     | RecordsTrimmed
     | ReplayRequested
+    | BreakerChanged
 )
 
 encode = msgspec.json.Encoder().encode

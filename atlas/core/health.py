@@ -13,10 +13,12 @@ from typing import Annotated, Final, TypedDict
 
 from msgspec import Struct
 
+from atlas.core import breaker as breakers
 from atlas.core import shapes
-from atlas.core.answers import Failure
+from atlas.core.answers import Breaker, Failure
 from atlas.core.lifecycle import ROUTE_STATUSES
 from atlas.core.timestamps import format_ms
+from atlas.core.views import breaker_view
 
 #: Latency is of attempts that ended within so long.
 WINDOW_MS: Final = 3_600_000
@@ -88,10 +90,11 @@ class Health(TypedDict):
     counts: RouteCounts
     oldest_undelivered_at: shapes.Moment | None
     last_errors: Annotated[Sequence[HealthError], shapes.said(maxItems=ERRORS_MAX)]
+    breaker: Breaker
     latency_ms: Latency
 
 
-def health_view(health: TargetHealth) -> Health:
+def health_view(health: TargetHealth, breaker: breakers.Breaker) -> Health:
     """As it is shown."""
     counted = {status: health.counts.get(status, 0) for status in ROUTE_STATUSES}
     oldest_ms, latencies_ms = health.oldest_open_ms, sorted(health.latencies_ms)
@@ -99,6 +102,7 @@ def health_view(health: TargetHealth) -> Health:
         "counts": RouteCounts(**counted),  # type: ignore[typeddict-item]  # its fields are the statuses
         "oldest_undelivered_at": None if oldest_ms is None else format_ms(oldest_ms),
         "last_errors": [_error(error) for error in health.errors],
+        "breaker": breaker_view(breaker),
         "latency_ms": {"p50": percentile(latencies_ms, 50), "p95": percentile(latencies_ms, 95)},
     }
 

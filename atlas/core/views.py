@@ -5,12 +5,15 @@ The objects are for orjson: JSON that is kept as text goes out as it is, in a `F
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import orjson
 
 from atlas.core import answers
+from atlas.core.breaker import FRESH, Breaker
 from atlas.core.entities import Stream
 from atlas.core.facts import EventRecord
-from atlas.core.lifecycle import RouteState
+from atlas.core.lifecycle import TERMINAL, RouteState
 from atlas.core.notices import Outcome
 from atlas.core.projection import AttemptState, EventState
 from atlas.core.timestamps import format_ms
@@ -21,9 +24,14 @@ def visible_from_ms(stream: Stream, now_ms: int) -> int:
     return now_ms - stream.retention_ms + 1
 
 
-def event_view(event: EventState) -> answers.Event:
-    """An event and where each of its routes stands (reference, "Retrieve event status")."""
-    return {**_summary(event), "attempts": [_route(route) for route in event.routes]}
+def event_view(event: EventState, breakers: Mapping[str, Breaker]) -> answers.Event:
+    """An event and where each of its routes stands (reference, "Retrieve event status").
+
+    Args:
+        breakers: those of its targets that are not closed, by target.
+    """
+    routes = [_route(route, breakers.get(route.target, FRESH)) for route in event.routes]
+    return {**_summary(event), "attempts": routes}
 
 
 def event_item(event: EventState) -> answers.EventItem:
@@ -91,13 +99,31 @@ def _summary(event: EventState) -> answers.EventSummary:
     }
 
 
-def _route(route: RouteState) -> answers.Route:
+def breaker_view(breaker: Breaker) -> answers.Breaker:
+    """A target's circuit breaker."""
+    return {
+        "state": breaker.state,
+        "reason": breaker.reason,
+        "opened_at": _time(breaker.opened_at_ms),
+        "next_probe_at": _time(breaker.next_probe_at_ms),
+    }
+
+
+def waits_for_a_breaker(route: RouteState) -> bool:
+    """Whether it is an open breaker, if there is one, that decides when the route's next attempt is made."""
+    return route.status not in TERMINAL and route.due_at_ms is not None
+
+
+def _route(route: RouteState, breaker: Breaker) -> answers.Route:
     """The last three fields are left out where there is nothing to say, as in the reference."""
     view: answers.Route = {"workflow_id": route.target, "status": route.status, "attempt": route.attempt}
     if route.completed_at_ms is not None:
         view["completed_at"] = format_ms(route.completed_at_ms)
-    if route.next_attempt_at_ms is not None:
-        view["next_attempt_at"] = format_ms(route.next_attempt_at_ms)
+    next_ms = route.next_attempt_at_ms
+    if breaker.next_probe_at_ms is not None and waits_for_a_breaker(route):
+        next_ms = max(next_ms or 0, breaker.next_probe_at_ms)
+    if next_ms is not None:
+        view["next_attempt_at"] = format_ms(next_ms)
     error = _error(route.error_code, route.error_message)
     if error is not None:
         view["last_error"] = error

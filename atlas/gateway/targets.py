@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from atlas.core.breaker import FRESH, Breaker
 from atlas.core.commands import (
     Command,
     CreateTarget,
@@ -30,7 +31,7 @@ from atlas.core.entities import (
     Workflow,
     secret_context,
 )
-from atlas.core.errors import InvalidRequest
+from atlas.core.errors import InvalidRequest, StoreUnavailable
 from atlas.core.limits import WORKFLOW_ID_PATTERN
 from atlas.core.requests import (
     EndpointCreate,
@@ -48,9 +49,7 @@ from atlas.gateway.pages import CursorOf, cursor_with, page
 from atlas.gateway.parameters import refuse_parameters
 from atlas.gateway.views import (
     endpoint_view,
-    endpoint_with_secret,
     workflow_view,
-    workflow_with_secret,
 )
 
 #: What Standard Webhooks asks for is 24 to 64 random bytes.
@@ -75,8 +74,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     cursor_of: CursorOf
     known: Callable[[ControlState, Scope], Iterable[AnyTarget]]
     new_id: Callable[[Any, str], str]
-    view: Callable[[Any], Mapping[str, Any]]
-    with_secret: Callable[[Any, str], Mapping[str, Any]]
+    view: Callable[[Any, Breaker | None], Mapping[str, Any]]
 
 
 def _workflow_cursor(values: dict[str, str]) -> str | None:
@@ -96,7 +94,6 @@ WORKFLOWS: Final = Kind(
     known=lambda state, scope: state.workflows.get(scope, {}).values(),
     new_id=lambda body, fresh: body.id or fresh.lower(),
     view=workflow_view,
-    with_secret=workflow_with_secret,
 )
 ENDPOINTS: Final = Kind(
     entity=Endpoint,
@@ -108,7 +105,6 @@ ENDPOINTS: Final = Kind(
     known=lambda state, scope: state.endpoints.get(scope, {}).values(),
     new_id=lambda _, fresh: fresh,
     view=endpoint_view,
-    with_secret=endpoint_with_secret,
 )
 
 
@@ -122,6 +118,7 @@ class Targets:
         self._entropy = services.entropy
         self._registry = services.registry
         self._secret_box = services.secret_box
+        self._read_model = services.read_model
 
     async def create(self, call: Call) -> Reply:
         """`POST`: 201 with the signing secret."""
@@ -146,13 +143,15 @@ class Targets:
         """`GET`: a page of them."""
         await self._registry.catch_up()
         known = self._kind.known(self._registry.state, call.principal.scope)
-        return page(call, self._kind.cursor_of, known, self._kind.view)
+        breaker_of = await self._breakers(call.principal.scope)
+        view = self._kind.view
+        return page(call, self._kind.cursor_of, known, lambda target: view(target, breaker_of(target.id)))
 
     async def retrieve(self, call: Call) -> Reply:
         """`GET .../{id}`."""
         refuse_parameters(call)
         await self._registry.catch_up()
-        return json_reply(200, self._kind.view(self.named(call)))
+        return json_reply(200, await self._shown(self.named(call)))
 
     async def patch(self, call: Call) -> Reply:
         """`PATCH .../{id}`: 200 with the target as it is now."""
@@ -201,8 +200,19 @@ class Targets:
     async def _propose(self, command: Command, status: int = 200, secret: str | None = None) -> Reply:
         target = await self._registry.propose(command)
         assert isinstance(target, Workflow | Endpoint)
-        kind = self._kind
-        return json_reply(status, kind.view(target) if secret is None else kind.with_secret(target, secret))
+        shown = await self._shown(target)
+        return json_reply(status, shown if secret is None else {**shown, "secret": secret})
+
+    async def _shown(self, target: AnyTarget) -> Mapping[str, Any]:
+        return self._kind.view(target, (await self._breakers(target.scope))(target.id))
+
+    async def _breakers(self, scope: Scope) -> Callable[[str], Breaker | None]:
+        """The breaker of each target; None where nobody can tell now: the rest can be shown all the same."""
+        try:
+            found = await self._read_model.breakers(scope)
+        except StoreUnavailable:
+            return lambda _: None
+        return lambda target: found.get(target, FRESH)
 
     def _new_secret(self, scope: Scope, target_id: str) -> tuple[str, str]:
         """A signing secret, open and sealed."""

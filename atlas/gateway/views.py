@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from atlas.core import answers
+from atlas.core.breaker import Breaker
 from atlas.core.entities import ApiKey, Endpoint, Quota, Stream, Target, Workflow, Workspace
 from atlas.core.facts import ENVIRONMENTS
 from atlas.core.quota import effective_quota
 from atlas.core.targets import mask_headers
 from atlas.core.timestamps import format_ms, format_s
+from atlas.core.views import breaker_view
 
 
 def stream_view(stream: Stream) -> answers.EventStream:
@@ -45,23 +47,28 @@ def new_key_view(key: ApiKey, secret: str) -> answers.NewKey:
     return {**key_view(key), "secret": secret}
 
 
-def workflow_view(workflow: Workflow) -> answers.Workflow:
+def workflow_view(workflow: Workflow, breaker: Breaker | None) -> answers.Workflow:
     """A workflow, its headers masked."""
-    return {"id": workflow.id, "object": "workflow", "filter": workflow.filter, **_target_view(workflow)}
+    return {
+        "id": workflow.id,
+        "object": "workflow",
+        "filter": workflow.filter,
+        **_target_view(workflow, breaker),
+    }
 
 
-def endpoint_view(endpoint: Endpoint) -> answers.Endpoint:
+def endpoint_view(endpoint: Endpoint, breaker: Breaker | None) -> answers.Endpoint:
     """A webhook endpoint, its headers masked."""
     return {
         "id": endpoint.id,
         "object": "webhook_endpoint",
         "event_types": endpoint.event_types,
         "streams": endpoint.streams,
-        **_target_view(endpoint),
+        **_target_view(endpoint, breaker),
     }
 
 
-def _target_view(target: Target) -> answers.Target:
+def _target_view(target: Target, breaker: Breaker | None) -> answers.Target:
     return {
         "url": target.url,
         "description": target.description,
@@ -73,18 +80,9 @@ def _target_view(target: Target) -> answers.Target:
         "status": target.status,
         "disabled_reason": target.disabled_reason,
         "disabled_at": _time(target.disabled_at_ms),
+        "breaker": None if breaker is None else breaker_view(breaker),
         "created_at": format_ms(target.created_at_ms),
     }
-
-
-def workflow_with_secret(workflow: Workflow, secret: str) -> answers.WorkflowWithSecret:
-    """A workflow in the answers to its creation and to a rotation."""
-    return {**workflow_view(workflow), "secret": secret}
-
-
-def endpoint_with_secret(endpoint: Endpoint, secret: str) -> answers.EndpointWithSecret:
-    """A webhook endpoint in the answers to its creation and to a rotation."""
-    return {**endpoint_view(endpoint), "secret": secret}
 
 
 def workspace_view(workspace: Workspace, default: Quota) -> answers.Workspace:

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from atlas.core.breaker import Breaker
 from atlas.core.health import TargetHealth
 from atlas.core.notices import NoticeState, Outcome
 from atlas.core.projection import AttemptState, EventState
@@ -32,6 +33,15 @@ class Trim(Struct, frozen=True):
     source: TopicPartition
     before_offset: int
     before_ms: int
+
+
+class ShardBreaker(Struct, frozen=True):
+    """A target's circuit breaker, as the owner of a shard has it."""
+
+    scope: Scope
+    target: str
+    shard: int
+    breaker: Breaker
 
 
 class Quarantined(Struct, frozen=True):
@@ -60,6 +70,7 @@ class Changes(Struct, frozen=True, kw_only=True):
         notices: new or changed notices, the newest state of each.
         attempts: new attempts; one that is there already is kept.
         trims: applied after the above.
+        breakers: the newest state of each; closed ones are forgotten.
         advances: one for each partition at most.
         epochs: newest claim seen, by shard; an older one than stored changes nothing.
     """
@@ -68,6 +79,7 @@ class Changes(Struct, frozen=True, kw_only=True):
     notices: Sequence[NoticeState] = ()
     attempts: Sequence[AttemptState] = ()
     trims: Sequence[Trim] = ()
+    breakers: Sequence[ShardBreaker] = ()
     quarantined: Sequence[Quarantined] = ()
     advances: Sequence[Advance] = ()
     epochs: Mapping[int, int] = {}
@@ -252,6 +264,12 @@ class ReadModel(Protocol):
             since_ms: latencies are of attempts that delivered at or after this, and were no replay's.
             latencies_max: of more, the newest.
         """
+
+    async def breakers(self, scope: Scope) -> dict[str, Breaker]:
+        """By target, the breakers that are not closed; where shards differ, the one that opened last."""
+
+    async def breakers_of(self, shard: int) -> builtins.list[ShardBreaker]:
+        """The breakers of a shard that are not closed."""
 
     async def list(self, query: EventQuery) -> list[EventState]:
         """A page of events, ascending by id. `routes` may be left empty."""

@@ -70,7 +70,7 @@ class Attempter:
         metrics: Metrics,
     ) -> None:
         self._log, self._sender, self._box, self._clock = log, sender, secret_box, clock
-        self._uniform01, self._metrics = uniform01, metrics
+        self.uniform01, self._metrics = uniform01, metrics
         self._opened: dict[str, str] = {}
         self._counters: dict[tuple[str, str], Any] = {}
 
@@ -165,7 +165,7 @@ class Attempter:
                 delay_ms = retry_delay_ms(
                     to.retry_schedule_seconds,
                     work.attempt - work.base,
-                    self._uniform01(),
+                    self.uniform01(),
                     result.retry_after_s,
                 )
             outcome = FAILED if delay_ms is None else RETRY_SCHEDULED

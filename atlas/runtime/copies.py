@@ -6,15 +6,16 @@ the first one by having read it; of an event older than what it has read, the re
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
 
 from atlas.core.errors import StoreUnavailable
-from atlas.core.facts import EventRecord
+from atlas.core.facts import EventRecord, TopicName
 from atlas.core.ids import id_time_ms
-from atlas.ports.log import Record
+from atlas.core.reading import Poison, event_in
+from atlas.ports.log import Batch, Record
 from atlas.ports.read_model import EventKey, ReadModel
 
 #: Ids of the newest events that are remembered.
@@ -35,6 +36,28 @@ class FirstRecords:
     def __init__(self, read_model: ReadModel, shard: int, since_ms: int) -> None:
         self._read_model, self._shard, self._since_ms = read_model, shard, since_ms
         self._recent: dict[str, tuple[str, int]] = {}
+
+    async def among(
+        self, batch: Batch, topic: TopicName, quarantined: Callable[[], None]
+    ) -> list[tuple[Record, EventRecord]]:
+        """The events of a batch, each the first of its id; `quarantined` is called for each other record."""
+        events = []
+        for record in batch.records:
+            try:
+                event = event_in(record.value, record.headers, topic)
+            except Poison:
+                quarantined()
+                continue
+            if event is not None:
+                events.append((record, event))
+        await self.learn(events)
+        firsts = []
+        for record, event in events:
+            if self.is_first(event.id, batch.source.topic, record.offset):
+                firsts.append((record, event))
+            else:
+                quarantined()
+        return firsts
 
     async def learn(self, events: Iterable[tuple[Record, EventRecord]]) -> None:
         """Ask the read model about those among `events` that need it, before `is_first` is asked of them.

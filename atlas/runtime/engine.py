@@ -9,7 +9,6 @@ has routes of this target in the store, its fresh ones park behind them.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -29,6 +28,7 @@ from atlas.core.facts import (
 from atlas.core.lifecycle import RETRY_SCHEDULED
 from atlas.ports.clock import Clock
 from atlas.runtime.attempt import Attempter, disables_target
+from atlas.runtime.lane import Lane
 from atlas.runtime.patience import backoff_s
 from atlas.runtime.registry import Registry
 from atlas.runtime.work import LaneKey, Owner, Work, WorkKey
@@ -36,139 +36,19 @@ from atlas.runtime.work import LaneKey, Owner, Work, WorkKey
 #: Routes waiting in memory for one target.
 LANE_MAX: Final = 2_048
 #: Routes waiting in memory for all targets. A lane may hold as many as this leaves free, so that a few
-#: targets that hang never fill it; a lane with next to nothing may always hold `LANE_MIN`.
+#: targets that hang never fill it (see `LANE_MIN`).
 QUEUED_MAX: Final = 20_000
-LANE_MIN: Final = 16
 #: Bytes of payload kept with them; past it a payload is fetched from the log when its turn comes.
 QUEUED_BYTES_MAX: Final = 16 * 1024 * 1024
 #: Outcomes kept for shards that were lost and may come back to this process.
 ORPHANS_MAX: Final = 10_000
 #: Idle lanes are dropped past this many.
 LANES_MAX: Final = 10_000
-_STARVED_S: Final = 0.05
 #: After an attempt that could not be made: the log could not be read.
 _AGAIN_S: Final = 0.5
 
 Outcome = tuple[DeliveryFact, ...]
 log_line = structlog.get_logger()
-
-
-class Lane:
-    """What waits for one target in this process.
-
-    Attributes:
-        spilled: shards that have routes of this target waiting in the store only.
-    """
-
-    def __init__(self, engine: Engine, key: LaneKey) -> None:
-        self.key = key
-        self.queue: deque[Work] = deque()
-        self.in_flight = 0
-        self.spilled: dict[Owner, int] = {}
-        self._engine = engine
-        self._next_start_s = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-
-    @property
-    def scope(self) -> Scope:
-        return (self.key[0], self.key[1])
-
-    @property
-    def target(self) -> str:
-        return self.key[2]
-
-    def idle(self) -> bool:
-        return not self.queue and not self.in_flight and not self.spilled
-
-    def busy(self) -> bool:
-        """Whether something waits in memory, or is under way."""
-        return bool(self.queue or self.in_flight)
-
-    def full(self) -> bool:
-        return len(self.queue) >= self._limit()
-
-    def low(self) -> bool:
-        """Whether it is time to bring back what waits in the store."""
-        return len(self.queue) <= (self._limit() - 1) // 2
-
-    def _limit(self) -> int:
-        engine = self._engine
-        return min(engine.lane_max, max(LANE_MIN, engine.queued_max - engine.queued))
-
-    def spill(self, owner: Owner) -> None:
-        """Something of this shard now waits in the store only."""
-        self.spilled[owner] = self.spilled.get(owner, 0) + 1
-
-    def push(self, work: Work) -> None:
-        """Put a work at the end, and start what may start."""
-        self._engine.hold(work)
-        self.queue.append(work)
-        self.pump()
-
-    def pump(self) -> None:
-        """Start what may start."""
-        to = self._engine.target(self.scope, self.target)
-        limit = to.max_in_flight if to else self.in_flight + 1
-        while self.queue and self.in_flight < limit:
-            if self.queue[0].owner.closed or not self._engine.holds(self.queue[0]):
-                self._engine.forget(self._pop())
-                continue
-            if self.queue[0].owner.expired(self.queue[0]):
-                self._engine.close(self._pop(), PAYLOAD_EXPIRED)
-                continue
-            if to is None or to.status != ENABLED:
-                code = TARGET_DELETED if to is None else TARGET_DISABLED
-                self._engine.close(self._pop(), code)
-                continue
-            if not self.queue[0].owner.may_start() and self._pass_over():
-                continue
-            delay_s = self._wait_s(to)
-            if delay_s > 0:
-                self.pump_in(delay_s)
-                break
-            self.in_flight += 1
-            self.queue[0].under_way = True
-            self._engine.start(self, self._pop(), to)
-        if self.spilled and self.low():
-            self._engine.wants_refill(self)
-
-    def _pass_over(self) -> bool:
-        """The first route's shard may start nothing now: bring one of another to the front, if there is one.
-        Those of one shard keep their order.
-        """
-        held_up: set[Owner] = set()
-        for index, work in enumerate(self.queue):
-            if work.owner not in held_up and work.owner.may_start():
-                del self.queue[index]
-                self.queue.appendleft(work)
-                return True
-            held_up.add(work.owner)
-        return False
-
-    def _wait_s(self, to: Target) -> float:
-        if self._engine.draining or not self.queue[0].owner.may_start():
-            return _STARVED_S
-        if to.rate_limit_per_second is None:
-            return 0.0
-        now_s = self._engine.clock.monotonic_s()
-        if now_s < self._next_start_s:
-            return self._next_start_s - now_s
-        self._next_start_s = max(now_s, self._next_start_s) + 1 / to.rate_limit_per_second
-        return 0.0
-
-    def _pop(self) -> Work:
-        work = self.queue.popleft()
-        self._engine.release(work)
-        return work
-
-    def pump_in(self, delay_s: float) -> None:
-        """Pump again after a while."""
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._pump_again)
-
-    def _pump_again(self) -> None:
-        self._timer = None
-        self.pump()
 
 
 class Engine:
@@ -189,7 +69,7 @@ class Engine:
         lane_max: int = LANE_MAX,
         queued_max: int = QUEUED_MAX,
     ) -> None:
-        self.clock = clock
+        self.clock, self.uniform01 = clock, attempter.uniform01
         self.lane_max, self.queued_max = lane_max, queued_max
         self._queued_bytes = 0
         self.queued = 0
@@ -213,6 +93,10 @@ class Engine:
     def target(self, scope: Scope, target: str) -> Target | None:
         """The target as the control fold has it now."""
         return self._registry.state.find_target(scope, target)
+
+    def breakers_open(self) -> int:
+        """Targets to which nothing but probes is sent."""
+        return sum(not lane.breaker.closed for lane in self._lanes.values())
 
     def in_flight(self) -> int:
         """Attempts under way."""
@@ -283,12 +167,13 @@ class Engine:
         """A shard was lost: nothing of it waits here any more."""
         for lane in self._lanes.values():
             lane.spilled.pop(owner, None)
+            lane.breaker.lost(owner)
 
     def target_changed(self, scope: Scope, target: str) -> None:
-        """The control fold changed a target."""
+        """The control fold changed a target: whatever its breaker held against it may be over."""
         lane = self._lanes.get((*scope, target))
         if lane is not None:
-            lane.pump()
+            lane.changed()
 
     def wants_refill(self, lane: Lane) -> None:
         for owner in list(lane.spilled):
@@ -319,6 +204,7 @@ class Engine:
                 log_line.error("attempt broke off", event_id=work.event_id, exc_info=error)
             lane.in_flight -= 1
             work.under_way = False
+            lane.breaker.broke_off(work)
             lane.queue.append(work)
             self.hold(work)
             lane.pump_in(_AGAIN_S)
@@ -329,6 +215,7 @@ class Engine:
             raise
         lane.in_flight -= 1
         self.forget(work)
+        lane.breaker.ended(work, fact)
         self._finish(work, to, fact)
         lane.pump()
 

@@ -9,7 +9,7 @@ is attempted (again) under its own number; what is decided is skipped; what wait
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -18,8 +18,10 @@ import structlog
 from atlas.core.entities import Scope, Stream
 from atlas.core.errors import LogUnavailable, StaleWriter
 from atlas.core.facts import (
+    BREAKER_KEY,
     LIFECYCLE_TOPIC,
     SHARD_KEY,
+    BreakerChanged,
     DecidedRoute,
     DeliveryFact,
     DeliveryParked,
@@ -31,22 +33,23 @@ from atlas.core.facts import (
     parse_event_topic,
 )
 from atlas.core.notices import outcome_type
-from atlas.core.reading import Poison, event_in, fact_in
+from atlas.core.reading import Poison, fact_in
 from atlas.core.shard import DECIDING, ShardFold, Undecided
 from atlas.ports.clock import Clock
 from atlas.ports.log import Batch, Log, Member, Record, TopicPartition
 from atlas.ports.read_model import ReadModel, WaitingRoute
 from atlas.runtime.claim_watch import Claim, ClaimLost, ClaimWatch
 from atlas.runtime.copies import FirstRecords
-from atlas.runtime.engine import Engine, Lane
+from atlas.runtime.engine import Engine
 from atlas.runtime.fact_writer import FactWriter
 from atlas.runtime.gaps import alarm
+from atlas.runtime.lane import Lane
 from atlas.runtime.patience import patiently
 from atlas.runtime.registry import Registry
 from atlas.runtime.stream_topics import StreamTopics
 from atlas.runtime.telemetry import Metrics
 from atlas.runtime.trimmer import Trimmer
-from atlas.runtime.waiting import BACKLOG, WaitingRoutes
+from atlas.runtime.waiting import WaitingRoutes
 from atlas.runtime.work import Work
 
 GROUP: Final = "atlas-deliverer"
@@ -124,6 +127,11 @@ class ShardOwner:
         """Record an attempt that takes its time."""
         if not self.closed:
             self._put(work, fact)
+
+    def tell(self, fact: BreakerChanged) -> None:
+        """Record how a target's breaker stands."""
+        if not self.closed:
+            self._facts.put(msgspec.structs.replace(fact, epoch=self.epoch), BREAKER_KEY)
 
     def settle(self, work: Work, *facts: DeliveryFact) -> None:
         """Record what became of the work's step."""
@@ -263,12 +271,8 @@ class ShardOwner:
         if batch.gap_from is not None and topic in self._fold.next_offsets:
             alarm(batch, GROUP, self._services.metrics)
             self._gap.set()
-        events = list(self._events_in(batch.records, name or TopicName("", "", "")))
-        await self._firsts.learn(events)
-        for record, event in events:
-            if not self._firsts.is_first(event.id, topic, record.offset):
-                self._services.metrics.quarantined.labels(GROUP).inc()
-                continue
+        quarantined = self._services.metrics.quarantined.labels(GROUP).inc
+        for record, event in await self._firsts.among(batch, name or TopicName("", "", ""), quarantined):
             await self._control_at(event.control_offset)
             self._dispatch(topic, record.offset, event)
         self._undecided.skipped(topic, batch.next_offset)
@@ -278,16 +282,6 @@ class ShardOwner:
         """An event is acted on with the control fold that its gateway had, or a later one."""
         if position > self._registry.position:
             await patiently(lambda: self._registry.stands_at(position))
-
-    def _events_in(self, records: Iterable[Record], topic: TopicName) -> Iterator[tuple[Record, EventRecord]]:
-        for record in records:
-            try:
-                event = event_in(record.value, record.headers, topic)
-            except Poison:
-                self._services.metrics.quarantined.labels(GROUP).inc()
-                continue
-            if event is not None:
-                yield record, event
 
     def _dispatch(self, topic: str, offset: int, event: EventRecord) -> None:
         done = [target for target in event.routes if (topic, offset, target) in self._fold.decided]
@@ -299,10 +293,12 @@ class ShardOwner:
             work = Work(self, scope, event.id, topic, offset, target, record=event)
             if engine.adopt(work) or engine.offer(work):
                 continue
-            engine.lane(scope, target).spill(self)
-            self._park(work, BACKLOG)
+            lane = engine.lane(scope, target)
+            lane.spill(self)
+            self.park(work, lane.why_full)
 
-    def _park(self, work: Work, reason: str) -> None:
+    def park(self, work: Work, reason: str) -> None:
+        """Have the route wait in the log, and no longer here."""
         parked = DeliveryParked(
             epoch=self.epoch,
             event_id=work.event_id,
@@ -371,7 +367,7 @@ class ShardOwner:
         for work in self._services.engine.first_attempts(self):
             if work.offset < self._read_before.get(work.topic, 0):
                 work.first = False
-                self._park(work, SLOW)
+                self.park(work, SLOW)
         self._read_before = self._undecided.positions()
 
     async def write(self, fact: RecordsTrimmed) -> int:

@@ -66,6 +66,7 @@ class Metrics:
             registry=r,
         )
         self.queue_depth = Gauge("atlas_queue_depth", "Entries waiting.", ["queue"], registry=r)
+        self.breakers_open = Gauge("atlas_circuit_breakers_open", "Targets that are only probed.", registry=r)
         self.oldest_overdue = Gauge(
             "atlas_oldest_overdue_seconds", "Age of the oldest route that waits past its time.", registry=r
         )

@@ -33,7 +33,8 @@ from atlas.core.lifecycle import PROCESSING, RETRY_SCHEDULED
 from atlas.ports.clock import Clock
 from atlas.ports.log import TopicPartition
 from atlas.ports.read_model import ReadModel, Waiting, WaitingRoute
-from atlas.runtime.engine import Engine, Lane
+from atlas.runtime.engine import Engine
+from atlas.runtime.lane import BACKLOG, BREAKER, Lane
 from atlas.runtime.overlay import Overlay
 from atlas.runtime.patience import backoff_s, patiently
 from atlas.runtime.work import LaneKey, Owner, Work, WorkKey
@@ -46,8 +47,6 @@ TIMERS_MAX: Final = 10_000
 #: Rows asked of the store at once.
 ROWS_MAX: Final = 1_000
 FOREVER_MS: Final = 2**53
-#: Why a route is parked that has no place in memory.
-BACKLOG: Final = "backlog"
 
 log_line = structlog.get_logger()
 
@@ -94,7 +93,7 @@ class WaitingRoutes:
         if isinstance(fact, DeliveryAttempted) and fact.outcome == RETRY_SCHEDULED:
             self._schedule(work, fact.next_attempt_at_ms or 0, fact.attempt + 1)
         elif isinstance(fact, DeliveryParked):
-            if fact.reason == BACKLOG:
+            if fact.reason in (BACKLOG, BREAKER):
                 self._spill(work.scope, work.target)
         elif not isinstance(fact, DeliveryStarted):
             self._timed.pop(work.key, None)
@@ -180,6 +179,11 @@ class WaitingRoutes:
     async def _first_look(self, start_ms: int) -> None:
         """After the claim: which targets have routes waiting, and which of them may not be sent to."""
         offset = self._owner.last_offset
+        await self._store_has(offset)
+        for each in await patiently(lambda: self._read_model.breakers_of(self._owner.shard)):
+            lane = self._engine.lane(each.scope, each.target)
+            lane.breaker.inherit(self._owner, each.breaker)
+            lane.pump()
         for *scope, target in await self._targets_waiting(FOREVER_MS, offset):
             workspace_id, environment = scope
             self.target_changed((workspace_id, environment), target)
@@ -276,7 +280,7 @@ class WaitingRoutes:
     async def _take_back(self, lane: Lane) -> tuple[int, bool]:
         """Offer the lane what is overdue: how many it took, and whether that was all there is."""
         shard, settled = self._owner.shard, self._overlay.settled(lane.key)
-        now_ms, limit = self._clock.now_ms(), self._engine.lane_max + lane.in_flight
+        now_ms, limit = self._clock.now_ms(), lane.rows_wanted
         snapshot = await patiently(
             lambda: self._read_model.waiting_for(shard, lane.scope, lane.target, now_ms, limit)
         )

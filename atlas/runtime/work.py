@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from atlas.core.entities import Scope
-from atlas.core.facts import DeliveryFact, EventRecord
+from atlas.core.facts import BreakerChanged, DeliveryFact, EventRecord
 from atlas.core.notices import Outcome
 
 if TYPE_CHECKING:
-    from atlas.runtime.engine import Lane
+    from atlas.runtime.lane import Lane
 
 #: Identifies a route's delivery in this process: event, target (of a notice, its id), replay.
 WorkKey = tuple[str, str, int]
@@ -43,6 +43,12 @@ class Owner(Protocol):
 
     def refill(self, lane: Lane) -> None:
         """The lane has room, and routes of it wait in the store."""
+
+    def park(self, work: Work, reason: str) -> None:
+        """Have the route wait in the log."""
+
+    def tell(self, fact: BreakerChanged) -> None:
+        """Record how a target's breaker stands."""
 
     def settle(self, work: Work, *facts: DeliveryFact) -> None:
         """Record what decides the work's present step."""

@@ -12,11 +12,19 @@ from typing import Final
 
 import msgspec
 
+from atlas.core import answers
 from atlas.core.errors import ApiError, OffsetOutOfRange, Unavailable, UnknownTopic
 from atlas.core.facts import EventRecord, decode_event
 from atlas.core.ids import is_id
 from atlas.core.projection import EventState
-from atlas.core.views import attempt_view, event_item, event_view, payload_view, visible_from_ms
+from atlas.core.views import (
+    attempt_view,
+    event_item,
+    event_view,
+    payload_view,
+    visible_from_ms,
+    waits_for_a_breaker,
+)
 from atlas.gateway.call import Call, Reply, Services, json_reply, list_reply
 from atlas.gateway.parameters import refuse_parameters
 from atlas.gateway.visible_streams import stream_not_found, visible_streams
@@ -40,7 +48,12 @@ class EventStatus:
     async def retrieve(self, call: Call) -> Reply:
         """`GET /v1/events/{event_id}`."""
         refuse_parameters(call)
-        return json_reply(200, event_view(await self.named(call)))
+        return json_reply(200, await self.view(await self.named(call)))
+
+    async def view(self, event: EventState) -> answers.Event:
+        """An event as it is shown, with what its targets' breakers say of its routes."""
+        waits = any(map(waits_for_a_breaker, event.routes))
+        return event_view(event, await self._read_model.breakers(event.key[:2]) if waits else {})
 
     async def payload(self, call: Call) -> Reply:
         """`GET /v1/events/{event_id}/payload`."""

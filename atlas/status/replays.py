@@ -21,7 +21,6 @@ from atlas.core.facts import (
 from atlas.core.lifecycle import RETRY_SCHEDULED, TERMINAL, RouteState
 from atlas.core.projection import EventState
 from atlas.core.requests import ReplayRequest, parse
-from atlas.core.views import event_view
 from atlas.gateway.call import Call, Reply, Services, json_reply
 from atlas.gateway.parameters import refuse_parameters
 from atlas.ports.log import NewRecord, TopicPartition
@@ -64,7 +63,7 @@ class EventReplays:
         past = {TopicPartition(LIFECYCLE_TOPIC, event.partition): offset + 1}
         if not await self._read_model.wait_past(past, BARRIER_MAX_S):
             raise Unavailable("The replay is asked for, but cannot be shown yet.")
-        return json_reply(202, event_view(await self._events.named(call)))
+        return json_reply(202, await self._events.view(await self._events.named(call)))
 
     def _eligible(self, event: EventState, named: tuple[str, ...] | None) -> tuple[str, ...]:
         """The routes to be begun anew, and of those named the retries to be made now."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.api.atlas_process import answered, create_stream, every_page, made, refused
 from tests.api.receiver import Receiver
 from tests.http_client import Client
@@ -24,7 +26,7 @@ def test_the_health_of_a_workflow_and_of_an_endpoint(acme: Client) -> None:
         endpoint = made(acme.post("/v1/webhook-endpoints", {"url": receiver.url("/told")}))["id"]
         create_stream(acme, default_routes=["wf_good", "wf_bad"])
         nothing = answered(acme.get(path), 200)
-        assert list(nothing) == ["counts", "oldest_undelivered_at", "last_errors", "latency_ms"]
+        assert list(nothing) == ["counts", "oldest_undelivered_at", "last_errors", "breaker", "latency_ms"]
         assert nothing["latency_ms"] == {"p50": None, "p95": None}
         event = answered(acme.post("/v1/events", EVENT), 202)
 
@@ -48,3 +50,33 @@ def test_the_health_of_a_workflow_and_of_an_endpoint(acme: Client) -> None:
         refused(acme.get("/v1/workflows/wf_none/health"), 404, "workflow_not_found")
         refused(acme.get(f"{path}?x=1"), 400, "invalid_request")
         refused(acme.get(f"/v1/workflows/{endpoint}/health"), 404, "workflow_not_found")
+
+
+def test_an_open_breaker_and_when_it_will_be_tried(acme: Client) -> None:
+    made(acme.post("/v1/workflows", {"id": "wf_down", "url": "http://127.0.0.1:9/"}))
+    create_stream(acme, default_routes=["wf_down"])
+    batch = answered(acme.post("/v1/events/batch", {"events": [EVENT] * 60}), 202)
+
+    def breaker() -> dict[str, Any]:
+        found: dict[str, Any] = answered(acme.get("/v1/workflows/wf_down"), 200)["breaker"]
+        return found
+
+    eventually(lambda: breaker()["state"] == "open", "it opens")
+    shown = breaker()
+    assert list(shown) == ["state", "reason", "opened_at", "next_probe_at"]
+    assert shown["reason"].startswith("20 attempts in a row failed, the last with upstream_unreachable: ")
+    assert answered(acme.get("/v1/workflows/wf_down/health"), 200)["breaker"]["state"] != "closed"
+    [listed] = every_page(acme, "/v1/workflows")
+    assert listed["breaker"]["opened_at"] == shown["opened_at"]
+    paths = [f"/v1/events/{item['event']['id']}" for item in batch["data"]]
+
+    def waits_for_the_probe() -> bool:
+        routes = [answered(acme.get(path), 200)["attempts"][0] for path in paths]
+        probe_at = breaker()["next_probe_at"]
+        return any(r["status"] == "queued" and r.get("next_attempt_at") == probe_at for r in routes)
+
+    eventually(waits_for_the_probe, "a parked route tells when the next probe is")
+    with Receiver() as receiver:
+        answered(acme.patch("/v1/workflows/wf_down", {"url": receiver.url("/up")}), 200)
+        eventually(lambda: breaker()["state"] == "closed", "a changed target gets a fresh chance")
+        eventually(lambda: answered(acme.get(paths[-1]), 200)["status"] == "delivered", "delivered", 60)

@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from atlas.adapters.sqlite_read_model import SqliteReadModel
+from atlas.core.breaker import FRESH
 from atlas.core.health import ERRORS_MAX, LATENCIES_MAX, TargetHealth, health_view, percentile
 from atlas.core.lifecycle import FAILED, QUEUED, RouteState
 from atlas.core.projection import AttemptState, EventState
@@ -63,10 +64,11 @@ def failing(of: EventState, offset: int, at_ms: int) -> AttemptState:
 
 async def test_nothing_is_known_of_a_target_that_never_had_a_route(store: ReadModel) -> None:
     assert await health(store) == TargetHealth(counts={}, oldest_open_ms=None, errors=[], latencies_ms=[])
-    assert health_view(await health(store)) == {
+    assert health_view(await health(store), FRESH) == {
         "counts": {"queued": 0, "processing": 0, "delivered": 0, "retry_scheduled": 0, "failed": 0},
         "oldest_undelivered_at": None,
         "last_errors": [],
+        "breaker": {"state": "closed", "reason": None, "opened_at": None, "next_probe_at": None},
         "latency_ms": {"p50": None, "p95": None},
     }
 

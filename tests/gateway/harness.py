@@ -1,7 +1,7 @@
 """The gateway as a whole over the embedded log, run inline in virtual time, and clients of it.
 
 `gateway` gives the application with one workspace, `Acme`, and its two secret keys. Handlers of events are
-the shipped ones, but there is no read model: what shows events is tested elsewhere.
+the shipped ones, but the read model holds nothing: what shows events is tested elsewhere.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 from atlas.adapters.aes_secret_box import AesSecretBox
 from atlas.adapters.embedded_log import EmbeddedLog
+from atlas.adapters.sqlite_read_model import open_read_model
 from atlas.core import answers
 from atlas.core.entities import Quota
 from atlas.core.facts import CONTROL_TOPIC
@@ -94,7 +95,7 @@ class Gateway:
         quota: Quota,
         handlers: Handlers | None,
         topics_max: int,
-        read_model: ReadModel | None = None,
+        read_model: ReadModel,
     ) -> None:
         self.clock = clock
         self.log = log
@@ -110,7 +111,7 @@ class Gateway:
             registry=self.registry,
             acceptor=cast(EmbeddedLog, log),
             log=log,
-            read_model=cast(ReadModel, read_model),
+            read_model=read_model,
             secret_box=self.secret_box,
             metrics=self.metrics,
             quota_default=quota,
@@ -183,11 +184,12 @@ async def gateway(
         quota: the platform's default.
         handlers: of the paths of events, other than the shipped ones.
         topics_max: streams of all workspaces together.
-        read_model: for what shows something of it.
+        read_model: for what shows something of it; else one that holds nothing.
     """
+    nothing = await open_read_model(None)
     log = await EmbeddedLog.open(directory / "log.db", clock, shards=SHARDS, threads=False)
     await log.create_topic(CONTROL_TOPIC, 1, None)
-    made = Gateway(log, clock, quota, handlers, topics_max, read_model)
+    made = Gateway(log, clock, quota, handlers, topics_max, read_model or nothing)
     folding = asyncio.create_task(made.registry.run(), name="registry")
     try:
         await made.registry.catch_up()
@@ -197,3 +199,4 @@ async def gateway(
         folding.cancel()
         await asyncio.wait([folding])
         await log.close()
+        await nothing.close()

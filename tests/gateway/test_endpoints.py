@@ -12,8 +12,8 @@ from atlas.core.entities import secret_context
 from atlas.core.limits import ENDPOINTS_MAX, STREAMS_MAX
 from tests.gateway.harness import Gateway, gateway
 from tests.gateway.test_workflows import BAD as BAD_TARGETS
+from tests.gateway.test_workflows import CLOSED, TARGET_FIELDS
 from tests.gateway.test_workflows import GOOD as GOOD_TARGETS
-from tests.gateway.test_workflows import TARGET_FIELDS
 from tests.virtual_time import VirtualClock, pass_time, virtual_time
 
 PATH: Final = "/v1/webhook-endpoints"
@@ -53,6 +53,7 @@ async def test_a_new_endpoint_in_full(clock: VirtualClock, tmp_path: Path) -> No
             "status": "enabled",
             "disabled_reason": None,
             "disabled_at": None,
+            "breaker": CLOSED,
             "created_at": "2026-01-01T00:00:00.000Z",
         }
         assert (await g.live.get(f"{PATH}/{made['id']}")).json() == made

@@ -26,8 +26,10 @@ TARGET_FIELDS = [
     "status",
     "disabled_reason",
     "disabled_at",
+    "breaker",
     "created_at",
 ]
+CLOSED = {"state": "closed", "reason": None, "opened_at": None, "next_probe_at": None}
 FIELDS = ["id", "object", "filter", *TARGET_FIELDS]
 
 
@@ -55,6 +57,7 @@ async def test_a_new_workflow_in_full(clock: VirtualClock, tmp_path: Path) -> No
             "status": "enabled",
             "disabled_reason": None,
             "disabled_at": None,
+            "breaker": CLOSED,
             "created_at": "2026-01-01T00:00:00.000Z",
         }
         assert (await g.live.get(f"{PATH}/wf_billing_sync")).json() == made

@@ -1,0 +1,190 @@
+"""What waits for one target in this process, in the order in which it comes.
+
+A lane admits `max_in_flight` attempts at a time and `rate_limit_per_second` a second, and nothing but
+probes while the target's circuit breaker is open. Then nothing waits in its memory either: first attempts
+are parked, the others are in the store already, and all of them come back when the breaker has closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from atlas.core.entities import ENABLED, Scope, Target
+from atlas.core.facts import PAYLOAD_EXPIRED, TARGET_DELETED, TARGET_DISABLED
+from atlas.runtime.lane_breaker import LaneBreaker
+from atlas.runtime.work import LaneKey, Owner, Work
+
+if TYPE_CHECKING:
+    from atlas.runtime.engine import Engine
+
+#: A lane with next to nothing in a full process may always hold so many.
+LANE_MIN: Final = 16
+#: Why a route is parked that has no place in memory, or behind an open breaker.
+BACKLOG: Final = "backlog"
+BREAKER: Final = "breaker"
+_STARVED_S: Final = 0.05
+
+
+class Lane:
+    """See the module.
+
+    Attributes:
+        spilled: shards that have routes of this target waiting in the store only.
+    """
+
+    def __init__(self, engine: Engine, key: LaneKey) -> None:
+        self.key = key
+        self.queue: deque[Work] = deque()
+        self.in_flight = 0
+        self.spilled: dict[Owner, int] = {}
+        self.breaker = LaneBreaker(self, engine.clock, engine.uniform01)
+        self._engine = engine
+        self._next_start_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def scope(self) -> Scope:
+        return (self.key[0], self.key[1])
+
+    @property
+    def target(self) -> str:
+        return self.key[2]
+
+    def idle(self) -> bool:
+        return not self.queue and not self.in_flight and not self.spilled and self.breaker.closed
+
+    def busy(self) -> bool:
+        """Whether something waits in memory, or is under way."""
+        return bool(self.queue or self.in_flight)
+
+    def full(self) -> bool:
+        return len(self.queue) >= self._limit()
+
+    def low(self) -> bool:
+        """Whether it is time to bring back what waits in the store."""
+        return (limit := self._limit()) > 0 and len(self.queue) <= (limit - 1) // 2
+
+    @property
+    def rows_wanted(self) -> int:
+        """How many routes to look at in the store; of those under way the store may not know yet."""
+        return (self._engine.lane_max if self.breaker.closed else LANE_MIN) + self.in_flight
+
+    @property
+    def why_full(self) -> str:
+        """What a route that finds no room is parked for."""
+        return BACKLOG if self.breaker.closed else BREAKER
+
+    def _limit(self) -> int:
+        if not self.breaker.closed:
+            return 1 if self.breaker.probe_is_due() else 0
+        engine = self._engine
+        return min(engine.lane_max, max(LANE_MIN, engine.queued_max - engine.queued))
+
+    def spill(self, owner: Owner) -> None:
+        """Something of this shard now waits in the store only."""
+        self.spilled[owner] = self.spilled.get(owner, 0) + 1
+        self.breaker.holds_back(owner)
+
+    def push(self, work: Work) -> None:
+        """Put a work at the end, and start what may start."""
+        self._engine.hold(work)
+        self.queue.append(work)
+        self.pump()
+
+    def changed(self) -> None:
+        """The target has other settings now: what was held against it, or waited for, was the old one's."""
+        self.breaker.reset()
+        self._next_start_s = 0.0
+        self.pump()
+
+    def pump(self) -> None:
+        """Start what may start."""
+        to = self._engine.target(self.scope, self.target)
+        if to is None or to.status != ENABLED:
+            self.breaker.reset()  # nothing is sent there; and once something is, it is another target
+        elif not self.breaker.closed and not self.breaker.probe_is_due():
+            self._shed()
+            if (wait_s := self.breaker.probe_in_s()) is not None:
+                self.pump_in(wait_s)
+            return
+        limit = to.max_in_flight if to else self.in_flight + 1
+        while self.queue and self.in_flight < limit:
+            if self.queue[0].owner.closed or not self._engine.holds(self.queue[0]):
+                self._engine.forget(self._pop())
+                continue
+            if self.queue[0].owner.expired(self.queue[0]):
+                self._engine.close(self._pop(), PAYLOAD_EXPIRED)
+                continue
+            if to is None or to.status != ENABLED:
+                code = TARGET_DELETED if to is None else TARGET_DISABLED
+                self._engine.close(self._pop(), code)
+                continue
+            if not self.queue[0].owner.may_start() and self._pass_over():
+                continue
+            delay_s = self._wait_s(to)
+            if delay_s > 0:
+                self.pump_in(delay_s)
+                break
+            self.in_flight += 1
+            self.queue[0].under_way = True
+            self.breaker.started(self.queue[0])
+            self._engine.start(self, self._pop(), to)
+            if not self.breaker.closed:
+                self._shed()
+                return
+        if self.spilled and self.low():
+            self._engine.wants_refill(self)
+
+    def _shed(self) -> None:
+        """Nothing of it may be sent now: it waits in the log, and comes back from the store."""
+        while self.queue:
+            work = self._pop()
+            self._engine.forget(work)
+            if not work.owner.closed:
+                self.spill(work.owner)
+                if work.first:
+                    work.owner.park(work, BREAKER)
+
+    def _pass_over(self) -> bool:
+        """The first route's shard may start nothing now: bring one of another to the front, if there is one.
+        Those of one shard keep their order.
+        """
+        held_up: set[Owner] = set()
+        for index, work in enumerate(self.queue):
+            if work.owner not in held_up and work.owner.may_start():
+                del self.queue[index]
+                self.queue.appendleft(work)
+                return True
+            held_up.add(work.owner)
+        return False
+
+    def _wait_s(self, to: Target) -> float:
+        if self._engine.draining or not self.queue[0].owner.may_start():
+            return _STARVED_S
+        if to.rate_limit_per_second is None:
+            return 0.0
+        now_s = self._engine.clock.monotonic_s()
+        if now_s < self._next_start_s:
+            return self._next_start_s - now_s
+        self._next_start_s = max(now_s, self._next_start_s) + 1 / to.rate_limit_per_second
+        return 0.0
+
+    def _pop(self) -> Work:
+        work = self.queue.popleft()
+        self._engine.release(work)
+        return work
+
+    def pump_in(self, delay_s: float) -> None:
+        """Pump again after a while, at the latest."""
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            if self._timer.when() <= loop.time() + delay_s:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_later(delay_s, self._pump_again)
+
+    def _pump_again(self) -> None:
+        self._timer = None
+        self.pump()
