@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from atlas.core import limits
-from atlas.settings import SERVERS, TOKEN_VARIABLE, settings_of
+from atlas.settings import API_KEY_VARIABLE, SERVERS, TOKEN_VARIABLE, settings_of
 
 URL_DEFAULT: Final = "http://127.0.0.1:8080"
 
@@ -241,6 +241,50 @@ def _as_operator(run: Callable[[str], None]) -> None:
         raise click.UsageError(f"set {TOKEN_VARIABLE} to the operator token")
 
     _or_fail(lambda: run(token))
+
+
+# --- deliveries
+
+
+@main.command()
+@click.option("--stream", help="Events of this stream.")
+@click.option("--type", "event_type", help="Events of this type.")
+@click.option("--status", type=click.Choice(["delivered", "failed"]), help="What ended so, and nothing else.")
+@click.option("--workflow", "workflow_ids", multiple=True, help="Routes to this workflow; repeatable.")
+@click.option("--received-after", help="RFC 3339, inclusive.")
+@click.option("--received-before", help="RFC 3339, exclusive.")
+@click.option(
+    "--rate",
+    "rate_per_second",
+    type=click.IntRange(limits.REPLAY_RATE_MIN, limits.REPLAY_RATE_MAX),
+    default=limits.REPLAY_RATE_DEFAULT,
+    show_default=True,
+    help="Events a second, at most.",
+)
+@click.option("--watch", metavar="ID", help="Start nothing: show how far this one is.")
+@click.option("--cancel", metavar="ID", help="Start nothing: stop this one.")
+@_over_http
+def replay(
+    event_type: str | None,
+    workflow_ids: tuple[str, ...],
+    watch: str | None,
+    cancel: str | None,
+    url: str,
+    as_json: bool,
+    **criteria: Any,
+) -> None:
+    """Deliver many events again, with the secret key in ATLAS_API_KEY.
+
+    Without options: every event that has ended. Ctrl-C leaves it running.
+    """
+    from atlas import replaying
+
+    key = os.environ.get(API_KEY_VARIABLE, "").strip()
+    if not key:
+        raise click.UsageError(f"set {API_KEY_VARIABLE} to a secret key")
+    criteria |= {"type": event_type, "workflow_ids": list(workflow_ids) or None}
+    given = {name: value for name, value in criteria.items() if value is not None}
+    _or_fail(lambda: replaying.run(url, key, as_json, given, watch, cancel))
 
 
 # --- the read model

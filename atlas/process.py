@@ -28,10 +28,10 @@ from atlas.ports.sender import Sender
 from atlas.ports.stores import Stores
 from atlas.runtime.attempt import Attempter
 from atlas.runtime.engine import Engine
+from atlas.runtime.owner_services import OwnerServices
 from atlas.runtime.producer_log import ProducerLog
 from atlas.runtime.readiness import Readiness
 from atlas.runtime.registry import Registry
-from atlas.runtime.shard_owner import OwnerServices
 from atlas.runtime.supervisor import Supervisor
 from atlas.runtime.telemetry import Metrics
 from atlas.runtime.topics import TopicReconciler

@@ -18,6 +18,8 @@ from atlas.core import limits
 
 SERVERS: Final = ("hypercorn", "uvicorn")
 SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+#: What `atlas replay` opens the API with; no setting of a process.
+API_KEY_VARIABLE: Final = "ATLAS_API_KEY"
 TOKEN_VARIABLE: Final = "ATLAS_OPERATOR_TOKEN"  # noqa: S105  # its name, not a token
 MASTER_KEY_VARIABLE: Final = "ATLAS_MASTER_KEY"
 KAFKA_PASSWORD_VARIABLE: Final = "ATLAS_KAFKA_PASSWORD"  # noqa: S105  # its name, not a password

@@ -17,11 +17,9 @@ import structlog
 
 from atlas.core.facts import (
     LIFECYCLE_TOPIC,
-    BreakerChanged,
     LifecycleFact,
-    RecordsTrimmed,
+    OfNoEvent,
     ReplayRequested,
-    ShardCheckpoint,
     ShardClaimed,
     parse_event_topic,
 )
@@ -239,7 +237,7 @@ class Fold:
 
     async def _ahead(self, fact: LifecycleFact, shard: int, positions: dict[TopicPartition, int]) -> bool:
         """Whether the fact's event is in the log but not read yet."""
-        if isinstance(fact, ShardClaimed | ShardCheckpoint | RecordsTrimmed | BreakerChanged):
+        if isinstance(fact, OfNoEvent):
             return False
         source = TopicPartition(fact.topic, shard)
         if fact.offset < positions.get(source, 0) or parse_event_topic(fact.topic) is None:
@@ -260,7 +258,7 @@ class Fold:
         fresh = set(keys)
         notices: dict[NoticeKey, None] = {}
         for _, _, fact in facts:
-            if isinstance(fact, ShardClaimed | ShardCheckpoint | RecordsTrimmed | BreakerChanged):
+            if isinstance(fact, OfNoEvent):
                 continue
             if not isinstance(fact, ReplayRequested) and fact.notice is not None:
                 told_key = notice_key(fact)
@@ -303,6 +301,7 @@ class Fold:
             attempts=folding.attempts,
             trims=folding.trims,
             breakers=list(folding.breakers.values()),
+            bulk_replays=list(folding.bulk_replays.values()),
             quarantined=quarantined,
             advances=[Advance(s, self.positions.get(s, 0), p) for s, p in moved.items()],
             epochs={s: e for s, e in folding.epochs.items() if self._epochs.get(s) != e},

@@ -10,6 +10,7 @@ from atlas.core.facts import (
     DeliveryFact,
     LifecycleFact,
     RecordsTrimmed,
+    ReplayProgressed,
     ReplayRequested,
     ShardCheckpoint,
     ShardClaimed,
@@ -19,6 +20,7 @@ from atlas.core.lifecycle import IllegalTransition
 from atlas.core.notices import NoticeState, notice, outcome_of, told
 from atlas.core.projection import AttemptState, EventState, advance, attempt_made, replay
 from atlas.core.reading import Poison
+from atlas.core.replays import BulkProgress
 from atlas.ports.log import TopicPartition
 from atlas.ports.read_model import EventKey, NoticeKey, ShardBreaker, Trim
 
@@ -39,6 +41,7 @@ class Folding:
         self.changed_notices: dict[NoticeKey, None] = {}
         self.attempts: list[AttemptState] = []
         self.trims: list[Trim] = []
+        self.bulk_replays: dict[tuple[str, str, str], BulkProgress] = {}
         self.breakers: dict[tuple[str, str, str, int], ShardBreaker] = {}
         self.void = 0
 
@@ -62,6 +65,17 @@ class Folding:
             self.trims.append(Trim(source, fact.before_offset, fact.before_ms))
         elif isinstance(fact, BreakerChanged):
             self._breaker(shard, fact)
+        elif isinstance(fact, ReplayProgressed):
+            self.bulk_replays[fact.workspace_id, fact.environment, fact.replay] = BulkProgress(
+                scope=(fact.workspace_id, fact.environment),
+                id=fact.replay,
+                after=fact.after,
+                through=fact.through,
+                matched=fact.matched,
+                replayed=fact.replayed,
+                skipped=fact.skipped,
+                done_at_ms=fact.at_ms if fact.done else None,
+            )
         elif not isinstance(fact, ShardCheckpoint):
             try:
                 if fact.notice is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from atlas.ports.log import Log, Member, NewRecord, Reader
 from atlas.runtime.attempt import Attempter
 from atlas.runtime.engine import LANE_MAX, QUEUED_MAX, Engine
-from atlas.runtime.shard_owner import OwnerServices
+from atlas.runtime.owner_services import OwnerServices
 from atlas.runtime.supervisor import Supervisor
 from atlas.runtime.telemetry import Metrics
 from consumers.deliverer import Deliverer

@@ -54,6 +54,9 @@ _TABLES: Final = (
     _Table("terms", ("term", "id"), "x.term, x.id"),
     _Table("tallies", ("target", "status"), "x.target, x.status, x.n"),
     _Table(
+        "bulk_replays", ("id",), "x.id, x.after, x.through, x.matched, x.replayed, x.skipped, x.done_at_ms"
+    ),
+    _Table(
         "breakers",
         ("target", "shard"),
         "x.target, x.shard, x.state, x.trips, x.reason, x.opened_at_ms, x.next_probe_at_ms",

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from atlas.adapters import sqlite_breakers, sqlite_digest, sqlite_health, sqlite_queries
+from atlas.adapters import sqlite_breakers, sqlite_bulk, sqlite_digest, sqlite_health, sqlite_queries
 from atlas.adapters.sqlite_driver import (
     WRITE_TIMEOUT_S,
     AiosqliteDriver,
@@ -33,6 +33,7 @@ from atlas.core.errors import StoreUnavailable
 from atlas.core.health import TargetHealth
 from atlas.core.notices import NoticeState
 from atlas.core.projection import AttemptState, EventState
+from atlas.core.replays import BulkProgress
 from atlas.ports.log import TopicPartition
 from atlas.ports.read_model import (
     Changes,
@@ -99,6 +100,10 @@ class SqliteReadModel:
         """See the port."""
         asked = (scope, target, since_ms, errors_max, latencies_max)
         return await self._driver.read(lambda connection: sqlite_health.target_health(connection, *asked))
+
+    async def bulk_replays(self, scope: Scope) -> dict[str, BulkProgress]:
+        """See the port."""
+        return await self._driver.read(lambda connection: sqlite_bulk.of(connection, scope))
 
     async def breakers(self, scope: Scope) -> dict[str, Breaker]:
         """See the port."""

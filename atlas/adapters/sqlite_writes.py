@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from atlas.adapters import sqlite_breakers, sqlite_tallies
+from atlas.adapters import sqlite_breakers, sqlite_bulk, sqlite_tallies
 from atlas.adapters.sqlite_schema import DDL, SCHEMA_VERSION, TERM_COLUMNS, TERMS_OF_E
 from atlas.core.errors import AtlasError, StaleWriter
 from atlas.core.ids import ENTROPY_BYTES, TIME_MS_MAX, event_id
@@ -159,6 +159,8 @@ class BatchWriter:
         if changes.quarantined:
             bad = [(*q.source, q.offset, q.reason, q.at_ms) for q in changes.quarantined]
             connection.execute(_QUARANTINE, (_json(bad),))
+        for progress in changes.bulk_replays:
+            sqlite_bulk.put(connection, names.scope(connection, progress.scope), progress)
         for each in changes.breakers:
             sqlite_breakers.put(connection, names.scope(connection, each.scope), each)
         for trim in changes.trims:

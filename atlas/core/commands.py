@@ -12,6 +12,7 @@ from msgspec import UNSET, Struct, UnsetType
 from atlas.core import shapes
 from atlas.core.entities import (
     ApiKey,
+    BulkReplay,
     DisabledReason,
     Endpoint,
     Producer,
@@ -143,6 +144,18 @@ class DeleteTarget(_ToTarget, frozen=True, kw_only=True, tag="target.delete"):
     """Gone; a workflow also from every `default_routes`."""
 
 
+class StartReplay(_Command, frozen=True, kw_only=True, tag="replay.start"):
+    """Events delivered again, many at once."""
+
+    replay: BulkReplay
+
+
+class CancelReplay(Scoped, frozen=True, kw_only=True, tag="replay.cancel"):
+    """A bulk replay goes no further."""
+
+    replay_id: shapes.ReplayId
+
+
 class OpenProducer(_Command, frozen=True, kw_only=True, tag="producer.open"):
     """A producer is about to send keyed events; refused once another index was opened after its own."""
 
@@ -175,6 +188,8 @@ Command = (
     | DisableTarget
     | ReactivateTarget
     | DeleteTarget
+    | StartReplay
+    | CancelReplay
     | OpenProducer
     | RequestRebuild
     | RequestVerification

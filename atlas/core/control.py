@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from atlas.core import control_operations, control_targets
 from atlas.core.commands import (
     ArchiveStream,
+    CancelReplay,
     Command,
     CreateKey,
     CreateStream,
@@ -36,11 +37,13 @@ from atlas.core.commands import (
     RevokeKey,
     RotateSecret,
     Scoped,
+    StartReplay,
 )
 from atlas.core.control_targets import AnyTarget, present, scope_named
 from atlas.core.entities import (
     ENDPOINT_PREFIX,
     ApiKey,
+    BulkReplay,
     Endpoint,
     Job,
     Producer,
@@ -53,7 +56,7 @@ from atlas.core.errors import ApiError, InvalidRequest
 
 #: Decisions kept for proposers that resend; one waits seconds, this is minutes of the busiest plane.
 DECISIONS_KEPT: Final = 10_000
-Entity = Workspace | ApiKey | Stream | Workflow | Endpoint | Producer | Job
+Entity = Workspace | ApiKey | Stream | Workflow | Endpoint | Producer | Job | BulkReplay
 Decision = Entity | ApiError
 
 
@@ -70,6 +73,7 @@ class ControlState:
         self.topics = 0
         self.producers: tuple[Producer, ...] = ()
         self.jobs: dict[str, Job] = {}
+        self.replays: dict[Scope, dict[str, BulkReplay]] = {}
         self._decisions: OrderedDict[str, Decision] = OrderedDict()
 
     def decision(self, command_id: str) -> Decision | None:
@@ -106,6 +110,7 @@ class ControlState:
         trial.topics = self.topics
         trial.producers = self.producers
         trial.jobs = dict(self.jobs)
+        trial.replays = {scope: dict(self.replays.get(scope, {}))}
         decided = trial.apply(command, 0)
         return decided if isinstance(decided, ApiError) else None
 
@@ -194,7 +199,18 @@ class ControlState:
             raise ApiError("not_found", f"No {kind} {job_id!r}.")
         return found
 
-    def check_routes(self, scope: Scope, routes: tuple[str, ...]) -> None:
+    def replay(self, scope: Scope, replay_id: str) -> BulkReplay:
+        """A bulk replay.
+
+        Raises:
+            ApiError: replay_not_found.
+        """
+        found = self.replays.get(scope, {}).get(replay_id)
+        if found is None:
+            raise ApiError("replay_not_found", f"No replay {replay_id!r} here.")
+        return found
+
+    def check_routes(self, scope: Scope, routes: tuple[str, ...], field: str = "default_routes") -> None:
         """Refuse routes to workflows that do not exist.
 
         Raises:
@@ -203,7 +219,7 @@ class ControlState:
         known = self.workflows.get(scope, {})
         for index, target in enumerate(routes):
             if target not in known:
-                raise InvalidRequest(f"default_routes.{index}", f"no workflow {target!r} exists here")
+                raise InvalidRequest(f"{field}.{index}", f"no workflow {target!r} exists here")
 
 
 def _scope_of(command: Command) -> Scope:
@@ -215,6 +231,8 @@ def _scope_of(command: Command) -> Scope:
             return scope_named(command.stream)
         case CreateTarget():
             return scope_named(command.target)
+        case StartReplay():
+            return command.replay.scope
         case Scoped():
             return scope_named(command)
     return ("", "")
@@ -309,6 +327,8 @@ _HANDLERS: dict[type[Struct], Callable[..., Entity]] = {
     DisableTarget: control_targets.disable,
     ReactivateTarget: control_targets.reactivate,
     DeleteTarget: control_targets.delete,
+    StartReplay: control_operations.start_replay,
+    CancelReplay: control_operations.cancel_replay,
     OpenProducer: control_operations.open_producer,
     RequestRebuild: control_operations.request_rebuild,
     RequestVerification: control_operations.request_verification,

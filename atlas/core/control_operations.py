@@ -5,8 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from atlas.core.commands import OpenProducer, RequestRebuild, RequestVerification
-from atlas.core.entities import REBUILD, VERIFICATION, Job, Producer
+from msgspec.structs import replace
+
+from atlas.core.commands import CancelReplay, OpenProducer, RequestRebuild, RequestVerification, StartReplay
+from atlas.core.entities import REBUILD, VERIFICATION, BulkReplay, Job, Producer
 from atlas.core.errors import ApiError
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ PRODUCERS_KEPT_MAX: Final = 1_000
 
 #: Rebuilds and verifications remembered, the newest.
 JOBS_KEPT: Final = 1_000
+#: Bulk replays of an environment remembered, the newest; far fewer run at a time.
+REPLAYS_KEPT: Final = 1_000
 
 
 def open_producer(state: ControlState, command: OpenProducer, _: int) -> Producer:
@@ -35,6 +39,30 @@ def open_producer(state: ControlState, command: OpenProducer, _: int) -> Produce
     ]
     state.producers = (*kept, new)[-PRODUCERS_KEPT_MAX:]
     return new
+
+
+def start_replay(state: ControlState, command: StartReplay, _: int) -> BulkReplay:
+    """For the owner of the first shard to carry out."""
+    replay = command.replay
+    known = state.replays.setdefault(replay.scope, {})
+    if replay.id in known:
+        raise ApiError("already_exists", "A replay with this id exists.")
+    if replay.stream is not None and replay.stream not in state.streams.get(replay.scope, {}):
+        raise ApiError("stream_not_found", f"No stream {replay.stream!r} in this workspace and environment.")
+    state.check_routes(replay.scope, replay.workflow_ids or (), "workflow_ids")
+    known[replay.id] = replay
+    if len(known) > REPLAYS_KEPT:
+        del known[next(iter(known))]
+    return replay
+
+
+def cancel_replay(state: ControlState, command: CancelReplay, _: int) -> BulkReplay:
+    """It stops where it stands."""
+    scope = (command.workspace_id, command.environment)
+    old = state.replay(scope, command.replay_id)
+    if old.cancelled_at_ms is None:
+        old = state.replays[scope][old.id] = replace(old, cancelled_at_ms=command.at_ms)
+    return old
 
 
 def request_rebuild(state: ControlState, command: RequestRebuild, offset: int) -> Job:

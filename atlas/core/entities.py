@@ -178,6 +178,35 @@ def secret_context(workspace_id: str, environment: str, target: str) -> str:
     return f"{workspace_id}/{environment}/{target}"
 
 
+class BulkReplay(Struct, frozen=True, kw_only=True):
+    """Events of an environment that are to be delivered again.
+
+    Attributes:
+        stream, type, status: None: any.
+        workflow_ids: only routes to these; None: to all.
+        received_from_ms, received_before_ms: inclusive, exclusive.
+        rate_per_second: events begun anew, at most.
+    """
+
+    id: shapes.ReplayId
+    workspace_id: shapes.WorkspaceId
+    environment: Environment
+    stream: shapes.StreamName | None = None
+    type: shapes.EventType | None = None
+    status: Annotated[str, shapes.said(enum=list(shapes.EVENT_STATUSES))] | None = None
+    workflow_ids: shapes.Routes | None = None
+    received_from_ms: shapes.AtMs | None = None
+    received_before_ms: shapes.AtMs | None = None
+    rate_per_second: shapes.RatePerSecond
+    created_at_ms: shapes.AtMs
+    cancelled_at_ms: shapes.AtMs | None = None
+
+    @property
+    def scope(self) -> Scope:
+        """Workspace and environment."""
+        return (self.workspace_id, self.environment)
+
+
 REBUILD = "rebuild"
 VERIFICATION = "verification"
 

@@ -56,6 +56,9 @@ REPLAY_KEY: Final = b"replay"
 #: Key of `breaker.changed` records.
 BREAKER_KEY: Final = b"breaker"
 
+#: Key of `replay.progressed` records.
+PROGRESS_KEY: Final = b"progress"
+
 #: Bounds that every store can hold, so that no record written by others can stop a fold.
 Millis = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -254,6 +257,25 @@ class BreakerChanged(_Fact, frozen=True, kw_only=True, tag="breaker.changed"):
     at_ms: Millis
 
 
+class ReplayProgressed(_Fact, frozen=True, kw_only=True, tag="replay.progressed"):
+    """How far a bulk replay has come; written by the owner of shard 0 before each step.
+
+    Events up to `after` are done with, those up to `through` are being asked for. `matched` are the events
+    found before the first step; up to `after`, `replayed` were begun anew and `skipped` could not be.
+    """
+
+    workspace_id: shapes.WorkspaceId
+    environment: Environment
+    replay: shapes.ReplayId
+    after: shapes.EventId | None = None
+    through: shapes.EventId | None = None
+    matched: Count = 0
+    replayed: Count = 0
+    skipped: Count = 0
+    done: bool = False
+    at_ms: Millis
+
+
 class FenceRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="log.fence"):
     """Shuts an older incarnation of a producer out of the partition (design section 7). Not an event.
 
@@ -292,7 +314,11 @@ LifecycleFact = (
     | RecordsTrimmed
     | ReplayRequested
     | BreakerChanged
+    | ReplayProgressed
 )
+
+#: Facts that are about no event.
+OfNoEvent = ShardClaimed | ShardCheckpoint | RecordsTrimmed | BreakerChanged | ReplayProgressed
 
 encode = msgspec.json.Encoder().encode
 decode_event = msgspec.json.Decoder(EventRecord).decode

@@ -88,6 +88,13 @@ RATE_PER_SECOND_MAX: Final = 10_000
 # Webhook endpoints. Not in the documents: each outcome is a delivery to every endpoint that wants it.
 ENDPOINTS_MAX: Final = 20
 
+# Bulk replays.
+REPLAY_RATE_MIN: Final = 1
+REPLAY_RATE_MAX: Final = 10_000
+REPLAY_RATE_DEFAULT: Final = 100
+#: Of one environment at a time. Not in the documents: each reads the events of its workspace.
+REPLAYS_RUNNING_MAX: Final = 10
+
 # Deliveries.
 #: What is kept of a target's answer.
 RESPONSE_BODY_BYTES_MAX: Final = 4_096
@@ -143,6 +150,7 @@ RetryDelayS = Annotated[int, Meta(ge=RETRY_DELAY_S_MIN, le=RETRY_DELAY_S_MAX)]
 RetrySchedule = Annotated[tuple[RetryDelayS, ...], Meta(max_length=RETRIES_MAX)]
 InFlight = Annotated[int, Meta(ge=IN_FLIGHT_MIN, le=IN_FLIGHT_MAX)]
 RatePerSecond = Annotated[int, Meta(ge=RATE_PER_SECOND_MIN, le=RATE_PER_SECOND_MAX)]
+ReplayRate = Annotated[int, Meta(ge=REPLAY_RATE_MIN, le=REPLAY_RATE_MAX)]
 OutcomeType = Literal["event.delivered", "event.failed", "event.retry_scheduled"]
 OutcomeTypes = Annotated[
     tuple[OutcomeType, ...], Meta(min_length=1, max_length=3, extra_json_schema=_NO_REPEATS)

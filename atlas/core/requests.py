@@ -30,7 +30,7 @@ from atlas.core.refusals import explain, invalid_at
 from atlas.core.retry import DEFAULT_SCHEDULE_S
 from atlas.core.strict_json import find_nul
 from atlas.core.targets import URL_CHARS_MAX, check_headers, check_url
-from atlas.core.timestamps import parse_occurred_at
+from atlas.core.timestamps import parse_filter_time, parse_occurred_at
 
 Url = Annotated[
     str,
@@ -159,6 +159,22 @@ class ReplayRequest(_Body, frozen=True, kw_only=True):
     """Body of `POST /v1/events/{id}/replay`; `workflow_ids` absent: every route that has ended."""
 
     workflow_ids: Annotated[limits.DefaultRoutes, Meta(min_length=1)] | None = None
+
+
+class BulkReplayCreate(_Body, frozen=True, kw_only=True):
+    """Body of `POST /v1/replays`: which events, all of them where nothing is said.
+
+    With `status` `delivered` or `failed` only routes that ended so are begun anew; `workflow_ids` are the
+    routes meant. `received_after` is inclusive, `received_before` exclusive.
+    """
+
+    stream: limits.StreamName | None = None
+    type: limits.EventType | None = None
+    status: Literal["accepted", "processing", "delivered", "retried", "failed"] | None = None
+    workflow_ids: Annotated[limits.DefaultRoutes, Meta(min_length=1)] | None = None
+    received_after: shapes.GivenTime | None = None
+    received_before: shapes.GivenTime | None = None
+    rate_per_second: limits.ReplayRate = limits.REPLAY_RATE_DEFAULT
 
 
 class KeyCreate(_Body, frozen=True, kw_only=True):
@@ -299,6 +315,7 @@ def check_idempotency_key(raw: bytes, chars_max: int = limits.IDEMPOTENCY_KEY_CH
     return raw.decode("ascii")
 
 
+_A_TIME: Final = "1970-01-01T00:00:00Z"
 _NUL: Final = "must not hold U+0000"
 _KEY_BYTES: Final = re.compile(rb"[ -~]+").fullmatch
 _OCTET: Final = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
@@ -343,10 +360,12 @@ def _check(body: _Body, value: object, at: str) -> None:
             if body.kind == "publishable" and body.streams is None:
                 raise InvalidRequest(_join(at, "streams"), "a publishable key must name its streams")
             _refuse_repeats(body.streams or (), _join(at, "streams"))
-        case ReplayRequest():
+        case BulkReplayCreate():
+            for name in ("received_after", "received_before"):
+                parse_filter_time(getattr(body, name) or _A_TIME, _join(at, name))
             _refuse_repeats(body.workflow_ids or (), _join(at, "workflow_ids"))
-        case _:
-            pass
+        case ReplayRequest(workflow_ids=named):
+            _refuse_repeats(named or (), _join(at, "workflow_ids"))
 
 
 def _check_target(body: TargetCreate | TargetPatch, at: str) -> None:

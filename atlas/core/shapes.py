@@ -57,6 +57,7 @@ EventTopic = Annotated[
     str,
     said(pattern=rf"^atlas\.(live|test)\.ws_[0-9A-Z]{{1,26}}\.{portable(limits.STREAM_NAME_PATTERN)[1:]}"),
 ]
+EVENT_STATUSES: Final = ("accepted", "processing", "delivered", "retried", "failed")
 #: A code, safe to switch on.
 Code = Annotated[str, said(pattern="^[a-z][a-z0-9_]*$")]
 
@@ -72,6 +73,7 @@ Moment = Annotated[
 MomentSeconds = Annotated[
     str, said("RFC 3339 in UTC, to the second.", format="date-time", pattern=f"^{_DATE_AND_TIME}Z$")
 ]
+GivenTime = Annotated[str, said("RFC 3339 with `Z` or an offset.", format="date-time")]
 OccurredAt = Annotated[
     str,
     said(

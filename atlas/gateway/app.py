@@ -20,6 +20,7 @@ from atlas.gateway.resources import Area, Operation, Resource
 from atlas.gateway.streams import Streams
 from atlas.gateway.targets import ENDPOINTS, WORKFLOWS, Kind, Targets
 from atlas.gateway.workspaces import Workspaces
+from atlas.status.bulk_replays import BulkReplays
 from atlas.status.deliveries import Deliveries
 from atlas.status.handlers import EventStatus
 from atlas.status.health import TargetHealths
@@ -90,6 +91,7 @@ def api_resources(
     events = EventStatus(services)
     return [
         *_event_resources(ingest or Ingest(services), status or events),
+        *_replay_resources(BulkReplays(services)),
         _at("/v1/events/{event_id}/replay", {"POST": Operation(EventReplays(services, events).replay)}),
         *_control_resources(services),
         *_operator_resources(services),
@@ -159,6 +161,14 @@ def _event_resources(ingest: SendsEvents, status: ShowsEvents) -> list[Resource]
         _at("/v1/events/{event_id}", {"GET": read(status.retrieve)}),
         _at("/v1/events/{event_id}/payload", {"GET": read(status.payload)}),
         _at("/v1/events/{event_id}/attempts", {"GET": read(status.attempts)}),
+    ]
+
+
+def _replay_resources(replays: BulkReplays) -> list[Resource]:
+    return [
+        _at("/v1/replays", {"POST": Operation(replays.create), "GET": Operation(replays.list)}),
+        _at("/v1/replays/{replay_id}", {"GET": Operation(replays.retrieve)}),
+        _at("/v1/replays/{replay_id}/cancel", {"POST": Operation(replays.cancel)}),
     ]
 
 

@@ -17,6 +17,7 @@ from atlas.core.breaker import Breaker
 from atlas.core.health import TargetHealth
 from atlas.core.notices import NoticeState, Outcome
 from atlas.core.projection import AttemptState, EventState
+from atlas.core.replays import BulkProgress
 from atlas.ports.log import TopicPartition
 
 #: Workspace id and environment: nothing is ever looked up without one.
@@ -70,6 +71,7 @@ class Changes(Struct, frozen=True, kw_only=True):
         notices: new or changed notices, the newest state of each.
         attempts: new attempts; one that is there already is kept.
         trims: applied after the above.
+        bulk_replays: the newest state of each.
         breakers: the newest state of each; closed ones are forgotten.
         advances: one for each partition at most.
         epochs: newest claim seen, by shard; an older one than stored changes nothing.
@@ -80,6 +82,7 @@ class Changes(Struct, frozen=True, kw_only=True):
     attempts: Sequence[AttemptState] = ()
     trims: Sequence[Trim] = ()
     breakers: Sequence[ShardBreaker] = ()
+    bulk_replays: Sequence[BulkProgress] = ()
     quarantined: Sequence[Quarantined] = ()
     advances: Sequence[Advance] = ()
     epochs: Mapping[int, int] = {}
@@ -264,6 +267,9 @@ class ReadModel(Protocol):
             since_ms: latencies are of attempts that delivered at or after this, and were no replay's.
             latencies_max: of more, the newest.
         """
+
+    async def bulk_replays(self, scope: Scope) -> dict[str, BulkProgress]:
+        """By id, those that have begun."""
 
     async def breakers(self, scope: Scope) -> dict[str, Breaker]:
         """By target, the breakers that are not closed; where shards differ, the one that opened last."""

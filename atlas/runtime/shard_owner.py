@@ -20,6 +20,7 @@ from atlas.core.errors import LogUnavailable, StaleWriter
 from atlas.core.facts import (
     BREAKER_KEY,
     LIFECYCLE_TOPIC,
+    PROGRESS_KEY,
     SHARD_KEY,
     BreakerChanged,
     DecidedRoute,
@@ -27,6 +28,7 @@ from atlas.core.facts import (
     DeliveryParked,
     EventRecord,
     RecordsTrimmed,
+    ReplayProgressed,
     ShardCheckpoint,
     ShardClaimed,
     TopicName,
@@ -35,19 +37,17 @@ from atlas.core.facts import (
 from atlas.core.notices import outcome_type
 from atlas.core.reading import Poison, fact_in
 from atlas.core.shard import DECIDING, ShardFold, Undecided
-from atlas.ports.clock import Clock
-from atlas.ports.log import Batch, Log, Member, Record, TopicPartition
-from atlas.ports.read_model import ReadModel, WaitingRoute
+from atlas.ports.log import Batch, Member, Record, TopicPartition
+from atlas.ports.read_model import WaitingRoute
+from atlas.runtime.bulk_replays import BulkReplays
 from atlas.runtime.claim_watch import Claim, ClaimLost, ClaimWatch
 from atlas.runtime.copies import FirstRecords
-from atlas.runtime.engine import Engine
 from atlas.runtime.fact_writer import FactWriter
 from atlas.runtime.gaps import alarm
 from atlas.runtime.lane import Lane
+from atlas.runtime.owner_services import OwnerServices
 from atlas.runtime.patience import patiently
-from atlas.runtime.registry import Registry
 from atlas.runtime.stream_topics import StreamTopics
-from atlas.runtime.telemetry import Metrics
 from atlas.runtime.trimmer import Trimmer
 from atlas.runtime.waiting import WaitingRoutes
 from atlas.runtime.work import Work
@@ -64,17 +64,6 @@ _POLL_S: Final = 60.0
 _PAUSE_S: Final = 0.01
 
 log_line = structlog.get_logger()
-
-
-class OwnerServices(msgspec.Struct, frozen=True, kw_only=True):
-    """What the owners of a process work with."""
-
-    log: Log
-    read_model: ReadModel
-    registry: Registry
-    engine: Engine
-    clock: Clock
-    metrics: Metrics
 
 
 class ShardOwner:
@@ -183,6 +172,8 @@ class ShardOwner:
                 group.create_task(self._waiting.run())
                 group.create_task(self._checkpoints())
                 group.create_task(trimmer.run())
+                if self.shard == 0:
+                    group.create_task(BulkReplays(self, services).run())
         finally:
             self.closed, self.owned = True, False
             if self._claimed is not None:
@@ -370,9 +361,9 @@ class ShardOwner:
                 self.park(work, SLOW)
         self._read_before = self._undecided.positions()
 
-    async def write(self, fact: RecordsTrimmed) -> int:
-        """Append a trim; returns its offset."""
-        return await self._facts.put(fact, SHARD_KEY)
+    async def write(self, fact: RecordsTrimmed | ReplayProgressed) -> int:
+        """Append a fact that is about no event; returns its offset."""
+        return await self._facts.put(fact, SHARD_KEY if isinstance(fact, RecordsTrimmed) else PROGRESS_KEY)
 
     async def expire(
         self, source: TopicPartition, before_offset: int, routes: Iterable[WaitingRoute]

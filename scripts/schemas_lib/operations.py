@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from atlas.core import answers, health, requests
+from atlas.core import answers, health, replays, requests
 from atlas.core.answers import Page
 
 
@@ -240,6 +240,33 @@ def _secret_and_status(
 
 
 _REPLAYS: Final = {
+    "POST /v1/replays": Documented(
+        id="createReplay",
+        does="Delivers many events again; a disabled target's backlog too, once it is reactivated.",
+        body=requests.BulkReplayCreate,
+        status=202,
+        answer=replays.Replay,
+        errors=("stream_not_found", "replay_limit_reached"),
+    ),
+    "GET /v1/replays": Documented(
+        id="listReplays",
+        does="Lists bulk replays, newest first.",
+        answer=Page[replays.Replay],
+        parameters=_PAGE,
+    ),
+    "GET /v1/replays/{replay_id}": Documented(
+        id="getReplay",
+        does="Shows how far a bulk replay has come.",
+        answer=replays.Replay,
+        errors=("replay_not_found",),
+    ),
+    "POST /v1/replays/{replay_id}/cancel": Documented(
+        id="cancelReplay",
+        does="Stops a bulk replay; what it has begun anew is delivered.",
+        body=requests.Nothing,
+        answer=replays.Replay,
+        errors=("replay_not_found",),
+    ),
     "POST /v1/events/{event_id}/replay": Documented(
         id="replayEvent",
         does="Delivers routes that have ended again; of those named, makes a scheduled retry now.",

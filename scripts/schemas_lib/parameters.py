@@ -86,6 +86,7 @@ PARAMETERS: Final[Mapping[str, Schema]] = {
     "key_id": {"name": "key_id", "schema": _of(shapes.KeyId)},
     "workflow_id in a path": {"name": "workflow_id", "schema": _of(shapes.WorkflowId)},
     "endpoint_id": {"name": "endpoint_id", "schema": _of(shapes.EndpointId)},
+    "replay_id": {"name": "replay_id", "schema": _of(shapes.ReplayId)},
     "rebuild_id": {"name": "rebuild_id", "schema": _of(shapes.RebuildId)},
     "verification_id": {"name": "verification_id", "schema": _of(shapes.VerificationId)},
     "workspace_id": {"name": "workspace_id", "schema": _of(shapes.WorkspaceId)},

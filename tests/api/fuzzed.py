@@ -22,7 +22,7 @@ BY_THE_FOLD: Final = (
     "already_exists", "stream_limit_reached", "stream_not_found", "workflow_not_found", "key_not_found",
     "workspace_not_found", "endpoint_not_found", "endpoint_limit_reached",
 )  # fmt: skip
-NAMES_CHECKED_BY_THE_FOLD: Final = ("default_routes.", "streams.")
+NAMES_CHECKED_BY_THE_FOLD: Final = ("default_routes.", "streams.", "workflow_ids.")
 
 T = TypeVar("T")
 

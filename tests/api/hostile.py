@@ -21,6 +21,7 @@ ID_BY_PARAMETER: Final = {
     "endpoint_id": "we_01HX9YQK2T7V3M4ZB6F5N0WJ1A",
     "rebuild_id": "rbd_01HX9YQK2T7V3M4ZB6F5N0WJ1A",
     "verification_id": "vfy_01HX9YQK2T7V3M4ZB6F5N0WJ1A",
+    "replay_id": "rpl_01HX9YQK2T7V3M4ZB6F5N0WJ1A",
 }
 
 #: Every path and what may be done there; a test holds it to what the application routes.
@@ -31,6 +32,9 @@ ROUTES: Final[dict[str, tuple[str, ...]]] = {
     "/v1/events/{event_id}/payload": ("GET",),
     "/v1/events/{event_id}/attempts": ("GET",),
     "/v1/events/{event_id}/replay": ("POST",),
+    "/v1/replays": ("GET", "POST"),
+    "/v1/replays/{replay_id}": ("GET",),
+    "/v1/replays/{replay_id}/cancel": ("POST",),
     "/v1/event-streams": ("GET", "POST"),
     "/v1/event-streams/{name}": ("DELETE", "GET", "PATCH"),
     "/v1/api-keys": ("GET", "POST"),
@@ -73,7 +77,7 @@ _FULL_EVENT: Final[dict[str, Any]] = {
     "metadata": {"region": "eu-west-1"},
     "ordering_key": "o",
 }
-_WORKFLOW: Final[dict[str, Any]] = {
+_TARGET: Final[dict[str, Any]] = {
     "url": "https://hooks.acme.example/atlas",
     "description": "d",
     "timeout_ms": 5_000,
@@ -82,7 +86,14 @@ _WORKFLOW: Final[dict[str, Any]] = {
     "rate_limit_per_second": 2,
     "headers": {"X-A": "b"},
 }
-_ENDPOINT: Final[dict[str, Any]] = {**_WORKFLOW, "event_types": ["event.failed"], "streams": [STREAM]}
+_WORKFLOW: Final[dict[str, Any]] = {
+    **_TARGET,
+    "filter": {
+        "data.a": [{"numeric": [">", 1, "<", 5]}, {"anything_but": ["x"]}],
+        "type": [{"prefix": "a"}, 1],
+    },
+}
+_ENDPOINT: Final[dict[str, Any]] = {**_TARGET, "event_types": ["event.failed"], "streams": [STREAM]}
 #: A body that is taken, for everything that takes one.
 BODIES: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("POST", "/v1/events"): _FULL_EVENT,
@@ -106,6 +117,16 @@ BODIES: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("POST", "/v1/workflows/{workflow_id}/disable"): {},
     ("POST", "/v1/workflows/{workflow_id}/reactivate"): {},
     ("POST", "/v1/events/{event_id}/replay"): {"workflow_ids": [WORKFLOW]},
+    ("POST", "/v1/replays"): {
+        "stream": STREAM,
+        "type": "order.fulfilled",
+        "status": "failed",
+        "workflow_ids": [WORKFLOW],
+        "received_after": "2026-01-01T00:00:00Z",
+        "received_before": "2026-01-02T00:00:00Z",
+        "rate_per_second": 10_000,
+    },
+    ("POST", "/v1/replays/{replay_id}/cancel"): {},
     ("POST", "/v1/webhook-endpoints"): _ENDPOINT,
     ("PATCH", "/v1/webhook-endpoints/{endpoint_id}"): _ENDPOINT,
     ("POST", "/v1/webhook-endpoints/{endpoint_id}/rotate-secret"): {"overlap_seconds": 0},

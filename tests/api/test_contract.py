@@ -25,6 +25,7 @@ NOBODYS: Final = {
     "endpoint_id": "we_01HX9YQK2T7V3M4ZB6F5N0WJ1A",
     "rebuild_id": "rbd_01HX9YQK2T7V3M4ZB6F5N0WJ1A",
     "verification_id": "vfy_01HX9YQK2T7V3M4ZB6F5N0WJ1A",
+    "replay_id": "rpl_01HX9YQK2T7V3M4ZB6F5N0WJ1A",
     "name": "nobodys",
 }
 #: Answers that take a fault, half a minute, or a great deal of traffic; their form is held in tests/schemas.
@@ -215,6 +216,13 @@ def events(live: Held, endpoint_id: str) -> None:
     eventually(lambda: bool(live.get(told).json()["data"]), "the outcome is told")
     assert live.post(f"/v1/events/{event_id}/replay", {"workflow_ids": ["wf_hook"]}).status == 202
     eventually(lambda: live.get(f"/v1/events/{event_id}").json()["status"] != "processing", "replayed")
+    bulk = live.post("/v1/replays", {"status": "failed", "received_after": "2026-01-01T00:00:00Z"}).json()
+    eventually(lambda: live.get(f"/v1/replays/{bulk['id']}").json()["status"] == "completed", "bulk replay")
+    slow = [live.post("/v1/replays", {"rate_per_second": 1}) for _ in range(11)]
+    assert [answer.status for answer in slow] == [202] * 10 + [409]
+    for each in slow[:10]:
+        assert live.post(f"/v1/replays/{each.json()['id']}/cancel").status == 200
+    assert live.get("/v1/replays?limit=1").json()["has_more"]
     live.get("/v1/workflows/wf_hook/health")
     live.get(f"/v1/webhook-endpoints/{endpoint_id}/health")
     live.post("/v1/workflows/wf_hook/disable")
@@ -231,8 +239,9 @@ def refused_requests(api: Api, live: Held, operator: Held) -> None:
         path = re.sub(r"{(\w+)}", lambda found: NOBODYS[found[1]], template)
         client = operator if template.startswith("/admin") else live
         empty: dict[str, Any] = {"json": {}} if method in {"POST", "PATCH"} else {}
-        names_stream = template == "/v1/events"  # in its query or its body, not in its path
-        unknown = {"json": {**EVENT, "stream": "nobodys"}} if names_stream and empty else empty
+        names_stream = template in ("/v1/events", "/v1/replays")  # in its query or its body, not in its path
+        event = EVENT if template == "/v1/events" else {}
+        unknown = {"json": {**event, "stream": "nobodys"}} if names_stream and empty else empty
         unknown_at = f"{path}?stream=nobodys" if names_stream and not empty else path
         text = {"body": b"{}", "headers": [("Content-Type", "text/plain")]}
         refusals: dict[str, tuple[Held, str, dict[str, Any]]] = {

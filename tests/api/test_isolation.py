@@ -20,9 +20,16 @@ from tests.processes import Dev, eventually, request
 NO_EVENT: Final = "evt_01HX9YQK2T7V3M4ZB6F5N0WJ1A"
 NO_KEY: Final = "key_01HX9YQK2T7V3M4ZB6F5N0WJ1A"
 NO_ENDPOINT: Final = "we_01HX9YQK2T7V3M4ZB6F5N0WJ1A"
-LISTS: Final = ("/v1/events", "/v1/event-streams", "/v1/workflows", "/v1/webhook-endpoints", "/v1/api-keys")
+LISTS: Final = (
+    "/v1/events",
+    "/v1/event-streams",
+    "/v1/workflows",
+    "/v1/webhook-endpoints",
+    "/v1/api-keys",
+    "/v1/replays",
+)
 #: What a key that is scoped to streams has nothing to do with.
-CONTROL: Final = ("/v1/workflows", "/v1/webhook-endpoints", "/v1/api-keys")
+CONTROL: Final = ("/v1/workflows", "/v1/webhook-endpoints", "/v1/api-keys", "/v1/replays")
 
 
 class World:

@@ -66,6 +66,8 @@ def test_every_record_of_a_run_is_described(tmp_path: Path) -> None:
             "all are delivered",
         )
         answered(live.post(f"/v1/events/{last}/replay", {"workflow_ids": ["wf_flaky"]}), 202)
+        replay_id = answered(live.post("/v1/replays", {"rate_per_second": 1}), 202)["id"]
+        answered(live.post(f"/v1/replays/{replay_id}/cancel"), 200)
         take_down(live)
         with live.using(dev.operator_token) as operator:
             for path in ("/admin/v1/rebuilds", "/admin/v1/verify"):
