@@ -37,6 +37,7 @@ from atlas.core.ids import IdSource
 from atlas.core.lifecycle import TERMINAL
 from atlas.core.projection import AttemptState, EventState
 from atlas.core.requests import EventIn, check_event, parse
+from atlas.gateway.routes import Routes
 from atlas.ports.acceptor import Candidate, Outcome
 from atlas.ports.log import NewRecord, Record, TopicPartition
 from atlas.ports.read_model import ReadModel
@@ -259,7 +260,8 @@ class Simulation:
             }
             event = check_event(parse(EventIn, body))
             sent = None if key is None else acceptance.sent_key(SCOPE, f"{key}/{number}", body)
-            made = acceptance.accept(event, found, sent, self.ids.entropy80, now)
+            routing = Routes(self.registry).of(event, found)
+            made = acceptance.accept(event, found, sent, self.ids.entropy80, now, routing)
             record = NewRecord(made.value, made.record_key, ((SCHEMA_HEADER, EVENT_SCHEMA),))
             hashes = (sent.dedup_key, sent.payload_hash) if sent else (None, b"")
             candidates.append(Candidate(found.topic, made.partition, record, made.response, *hashes))

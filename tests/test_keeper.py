@@ -20,7 +20,7 @@ from atlas.ports.read_model import Difference, JobState, ReadModel
 from consumers.keeper import COMPLETED, FAILED, RUNNING, TRIES, Keeper
 from consumers.projector import Projector
 from tests.sim_process import Process
-from tests.simulation import SCOPE, Simulation, answer_down
+from tests.simulation import SCOPE, Simulation, refuse
 from tests.virtual_time import VirtualClock, pass_time, virtual_time
 
 NAME = "read-model.db"
@@ -120,7 +120,7 @@ async def test_a_rebuild_under_traffic_takes_over_whole(clock: VirtualClock, tmp
 @virtual_time
 async def test_routes_that_wait_are_taken_up_across_a_rebuild(clock: VirtualClock, tmp_path: Path) -> None:
     async with kept(clock, tmp_path) as sim:
-        sim.sender.targets["http://wf_a"] = answer_down
+        sim.sender.targets["http://wf_a"] = refuse
         ids = await sim.accept("orders", 50)
         await pass_time(5)
         states = await sim.read_model.load([(*SCOPE, event_id) for event_id in ids])

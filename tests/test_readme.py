@@ -240,10 +240,3 @@ def test_every_file_and_package_is_named_and_exists(dev: Dev) -> None:
         f"atlas/{path.name}" for path in (ROOT / "atlas").iterdir() if (path / "__init__.py").exists()
     }
     assert packages <= named
-
-
-def test_what_is_not_there_yet_is_refused_as_the_readme_says(dev: Dev) -> None:
-    fields: tuple[dict[str, object], ...] = ({"ordered": True},)
-    for field in fields:
-        body = {"url": "http://127.0.0.1:9000/", **field}
-        assert dev.request("POST", "/v1/workflows", body).status == 400

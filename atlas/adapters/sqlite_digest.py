@@ -41,7 +41,7 @@ _TABLES: Final = (
         ("event_id", "position", "notice"),
         f"""x.event_id, x.position, x.target, x.status, x.attempt, x.replay, x.completed_at_ms,
         x.next_attempt_at_ms, x.error_code, x.error_message, x.due_at_ms, x.parked, {_TOPIC},
-        x.partition, x.offset, x.notice, x.outcome_json, x.base, x.bulk""",
+        x.partition, x.offset, x.notice, x.outcome_json, x.base, x.bulk, x.ordering_key, x.place""",
     ),
     _Table(
         "attempts",

@@ -70,6 +70,8 @@ _ROUTE_FIELDS: Final = (
     "r.due_at_ms",
     "r.base",
     "r.bulk",
+    "r.ordering_key",
+    "r.place",
 )
 _ROUTE: Final = _object(_ROUTE_FIELDS, parked="json(CASE WHEN r.parked THEN 'true' ELSE 'false' END)")
 _ROUTES: Final = f"""json((SELECT json_group_array({_ROUTE}) FROM (SELECT * FROM routes
@@ -221,7 +223,9 @@ _WAITING_ROUTE: Final = _object(
         "r.replay",
         "r.status",
         "r.base",
+        "r.ordering_key",
     ),
+    in_line="json(CASE WHEN r.parked AND r.due_at_ms IS NULL THEN 'true' ELSE 'false' END)",
     due_at_ms="coalesce(r.due_at_ms, 0)",
     notice="nullif(r.notice, '')",
     outcome="json(r.outcome_json)",
@@ -257,6 +261,24 @@ OPEN_BELOW: Final = _waiting(
     AND topic = (SELECT n FROM topics WHERE topics.topic = :topic) ORDER BY offset, position"""  # noqa: S608  # constants of this module
 )
 
+_LINES: Final = f"""INDEXED BY routes_in_line WHERE partition = :shard AND ordering_key IS NOT NULL
+    AND {OPEN}"""
+_LINES_OF: Final = f"{_LINES} AND scope = {SCOPE} AND target = :target"
+_IN_LINE: Final = f"{_LINES_OF} AND parked AND due_at_ms IS NULL"
+#: Open routes that keep order.
+LINES: Final = _waiting(_LINES)
+NEXT_IN_LINE: Final = _waiting(
+    f"""{_LINES_OF} AND topic = (SELECT n FROM topics WHERE topics.topic = :topic)
+    AND ordering_key = :ordering_key ORDER BY place, offset"""  # noqa: S608  # constants of this module
+)
+IN_LINE: Final = _waiting(f"{_IN_LINE} ORDER BY place, offset")
+HEADS: Final = _waiting(
+    f"""{_IN_LINE} AND NOT EXISTS (SELECT 1 FROM routes AS x INDEXED BY routes_in_line
+        WHERE x.partition = routes.partition AND x.scope = routes.scope AND x.target = routes.target
+        AND x.topic = routes.topic AND x.ordering_key = routes.ordering_key AND x.ordering_key IS NOT NULL
+        AND x.{OPEN} AND (x.place, x.offset) < (routes.place, routes.offset)) ORDER BY place, offset"""  # noqa: S608  # constants of this module
+)
+
 # 100,000 retries may wait for a handful of targets: step from target to target, not from row to row.
 _NEXT_TARGET: Final = """FROM routes INDEXED BY routes_waiting WHERE partition = :shard
     AND due_at_ms IS NOT NULL AND (scope, target) > (w.scope, w.target) ORDER BY scope, target LIMIT 1"""
@@ -284,6 +306,21 @@ def targets_waiting(connection: sqlite3.Connection, shard: int, until_ms: int) -
     """(workspace, environment, target) of those with routes due by then."""
     found = _ask(connection, _TARGETS_WAITING, {"shard": shard, "until_ms": until_ms})
     return {tuple(row) for row in orjson.loads(found)}
+
+
+_NEXT_LINED: Final = f"""FROM routes INDEXED BY routes_in_line WHERE partition = :shard
+    AND ordering_key IS NOT NULL AND {OPEN} AND (scope, target) > (w.scope, w.target)
+    ORDER BY scope, target LIMIT 1"""
+_TARGETS_IN_LINE: Final = f"""WITH RECURSIVE w (scope, target) AS (
+    SELECT 0, '' UNION ALL
+    SELECT (SELECT scope {_NEXT_LINED}), (SELECT target {_NEXT_LINED}) FROM w WHERE w.scope IS NOT NULL)
+    SELECT json_group_array(json_array(s.workspace_id, s.environment, w.target))
+    FROM w CROSS JOIN scopes AS s ON s.n = w.scope"""  # noqa: S608  # constants of this module
+
+
+def targets_in_line(connection: sqlite3.Connection, shard: int) -> set[tuple[str, str, str]]:
+    """(workspace, environment, target) of those with open routes that keep order."""
+    return {tuple(row) for row in orjson.loads(_ask(connection, _TARGETS_IN_LINE, {"shard": shard}))}
 
 
 def oldest_due_ms(connection: sqlite3.Connection) -> int | None:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from atlas.adapters import sqlite_breakers, sqlite_bulk, sqlite_digest, sqlite_health, sqlite_queries
 from atlas.adapters.sqlite_driver import (
@@ -41,6 +41,7 @@ from atlas.ports.read_model import (
     EventQuery,
     Jobs,
     JobState,
+    Line,
     NoticeAttempt,
     NoticeKey,
     Progress,
@@ -56,6 +57,10 @@ TRIM_TIMEOUT_S: Final = 300.0
 #: The digest and the counts read every row.
 WHOLE_STORE_TIMEOUT_S: Final = 600.0
 _INCARNATION_BYTES: Final = 16
+
+
+def _of_target(shard: int, scope: Scope, target: str) -> dict[str, Any]:
+    return {"shard": shard, "workspace_id": scope[0], "environment": scope[1], "target": target}
 
 
 class SqliteReadModel:
@@ -195,15 +200,8 @@ class SqliteReadModel:
 
     async def waiting_for(self, shard: int, scope: Scope, target: str, until_ms: int, limit: int) -> Waiting:
         """See the port."""
-        return await self._waiting(
-            sqlite_queries.WAITING_FOR,
-            limit,
-            shard=shard,
-            workspace_id=scope[0],
-            environment=scope[1],
-            target=target,
-            until_ms=until_ms,
-        )
+        asked = {**_of_target(shard, scope, target), "until_ms": until_ms}
+        return await self._waiting(sqlite_queries.WAITING_FOR, limit, **asked)
 
     async def upcoming(self, shard: int, after_ms: int, until_ms: int, limit: int) -> Waiting:
         """See the port."""
@@ -217,16 +215,29 @@ class SqliteReadModel:
             lambda connection: sqlite_queries.targets_waiting(connection, shard, until_ms)
         )
 
-    async def open_routes(self, shard: int, scope: Scope, target: str, limit: int) -> Waiting:
+    async def targets_in_line(self, shard: int) -> set[tuple[str, str, str]]:
+        """See the port."""
+        return await self._driver.read(lambda connection: sqlite_queries.targets_in_line(connection, shard))
+
+    async def lines(self, shard: int, limit: int) -> Waiting:
+        """See the port."""
+        return await self._waiting(sqlite_queries.LINES, limit, shard=shard)
+
+    async def next_in_line(self, line: Line) -> Waiting:
         """See the port."""
         return await self._waiting(
-            sqlite_queries.OPEN_ROUTES,
-            limit,
-            shard=shard,
-            workspace_id=scope[0],
-            environment=scope[1],
-            target=target,
-        )
+            sqlite_queries.NEXT_IN_LINE, 1, **_of_target(line.shard, line.scope, line.target),
+            topic=line.topic, ordering_key=line.ordering_key,
+        )  # fmt: skip
+
+    async def in_line(self, shard: int, scope: Scope, target: str, limit: int, heads: bool) -> Waiting:
+        """See the port."""
+        sql = sqlite_queries.HEADS if heads else sqlite_queries.IN_LINE
+        return await self._waiting(sql, limit, **_of_target(shard, scope, target))
+
+    async def open_routes(self, shard: int, scope: Scope, target: str, limit: int) -> Waiting:
+        """See the port."""
+        return await self._waiting(sqlite_queries.OPEN_ROUTES, limit, **_of_target(shard, scope, target))
 
     async def open_below(self, source: TopicPartition, before_offset: int, limit: int) -> Waiting:
         """See the port."""

@@ -56,6 +56,7 @@ DDL: Final = (
         completed_at_ms INTEGER, next_attempt_at_ms INTEGER, error_code TEXT, error_message TEXT,
         due_at_ms INTEGER, parked INTEGER NOT NULL, topic INTEGER NOT NULL, partition INTEGER NOT NULL,
         offset INTEGER NOT NULL, notice TEXT NOT NULL, outcome_json TEXT, base INTEGER NOT NULL, bulk TEXT,
+        ordering_key TEXT, place INTEGER NOT NULL,
         PRIMARY KEY (scope, event_id, position, notice)) WITHOUT ROWID""",
     """CREATE INDEX routes_by_target ON routes (scope, target, event_id, status)""",
     f"""CREATE INDEX routes_by_status ON routes (scope, status, event_id) WHERE {A_ROUTE}""",
@@ -66,6 +67,8 @@ DDL: Final = (
     f"""CREATE INDEX routes_closed ON routes (scope, target, completed_at_ms) WHERE {CLOSED}""",
     f"""CREATE INDEX routes_open ON routes (partition, scope, target, event_id, topic, offset)
         WHERE {OPEN}""",
+    f"""CREATE INDEX routes_in_line ON routes (partition, scope, target, topic, ordering_key, place, offset)
+        WHERE ordering_key IS NOT NULL AND {OPEN}""",
     """CREATE INDEX routes_waiting ON routes (partition, scope, target, due_at_ms, offset)
         WHERE due_at_ms IS NOT NULL""",
     """CREATE INDEX routes_due ON routes (partition, due_at_ms) WHERE due_at_ms IS NOT NULL""",

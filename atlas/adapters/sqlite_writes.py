@@ -102,7 +102,7 @@ _ROUTE_CHANGED: Final = """(scope, event_id, position, notice) DO UPDATE SET
     replay = excluded.replay, completed_at_ms = excluded.completed_at_ms,
     next_attempt_at_ms = excluded.next_attempt_at_ms, error_code = excluded.error_code,
     error_message = excluded.error_message, due_at_ms = excluded.due_at_ms, parked = excluded.parked,
-    base = excluded.base, bulk = excluded.bulk"""
+    base = excluded.base, bulk = excluded.bulk, place = excluded.place"""
 
 _NEW_KEYS: Final = """SELECT json_group_array(json(k.value)) FROM json_each(?) AS k
     WHERE NOT EXISTS (SELECT 1 FROM events WHERE scope = json_extract(k.value, '$[0]')
@@ -270,6 +270,8 @@ def _route_rows(scope: int, topic: int, event: EventState) -> list[Row]:
             None,
             route.base,
             route.bulk,
+            route.ordering_key,
+            route.place,
         )
         for position, route in enumerate(event.routes)
     ]
@@ -288,6 +290,8 @@ def _notice_row(names: _Names, connection: sqlite3.Connection, notice: NoticeSta
         msgspec.json.encode(notice.outcome).decode(),
         notice.route.base,
         notice.route.bulk,
+        None,
+        0,
     )
 
 

@@ -63,6 +63,13 @@ class Acceptance(NamedTuple):
     response: bytes
 
 
+class Routing(NamedTuple):
+    """The routes that an event gets, for ever; `ordered` are those of them where its ordering key counts."""
+
+    routes: tuple[str, ...]
+    ordered: tuple[str, ...] = ()
+
+
 class Circumstances(Struct, frozen=True, gc=False):
     """What is the same for every event of one request.
 
@@ -100,30 +107,29 @@ def accept(
     key: Key | None,
     entropy: Callable[[], bytes],
     now: Circumstances,
-    routes: tuple[str, ...] | None = None,
+    routing: Routing | None = None,
 ) -> Acceptance:
     """Decide everything about an event that is about to be appended.
 
     Args:
         event: checked.
         stream: the one it names.
-        routes: those of the stream's default routes that take the event, its own for ever; None: all.
+        routing: of the stream's default routes those that take the event; None: all.
         key: None for an event without an idempotency key.
         entropy: gives 10 random bytes for the id; not asked when there is a key.
         now: of the request.
     """
-    taken = stream.default_routes if routes is None else routes
-    record, record_key = _record(event, stream, key, taken, entropy, now)
+    record, record_key = _record(event, stream, key, routing or Routing(stream.default_routes), entropy, now)
     return Acceptance(partition_for(record_key, now.shards), record_key, encode(record), response_to(record))
 
 
 def accept_all(
-    events: Sequence[tuple[CheckedEvent, Stream, Key | None, tuple[str, ...]]],
+    events: Sequence[tuple[CheckedEvent, Stream, Key | None, Routing]],
     entropy: Callable[[], bytes],
     now: Circumstances,
 ) -> list[Acceptance]:
     """`accept` for each event of a request, with its routes, in less time."""
-    made = [_record(event, stream, key, routes, entropy, now) for event, stream, key, routes in events]
+    made = [_record(event, stream, key, routing, entropy, now) for event, stream, key, routing in events]
     partitions = partitions_for([record_key for _, record_key in made], now.shards)
     return [
         Acceptance(partition, record_key, encode(record), response_to(record))
@@ -135,7 +141,7 @@ def _record(
     event: CheckedEvent,
     stream: Stream,
     key: Key | None,
-    routes: tuple[str, ...],
+    routing: Routing,
     entropy: Callable[[], bytes],
     now: Circumstances,
 ) -> tuple[EventRecord, bytes]:
@@ -155,7 +161,8 @@ def _record(
         ordering_key=event.ordering_key,
         idempotency_key=None if key is None else key.text,
         payload_hash=None if key is None else key.payload_hash.hex(),
-        routes=routes,
+        routes=routing.routes,
+        ordered_routes=routing.ordered,
         control_offset=now.control_offset,
     )
     return record, (event.ordering_key or identifier).encode()

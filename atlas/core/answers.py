@@ -275,6 +275,7 @@ class Workflow(Target):
 
     id: shapes.WorkflowId
     object: Literal["workflow"]
+    ordered: bool
     filter: shapes.Filter | None
 
 

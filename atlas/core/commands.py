@@ -108,7 +108,7 @@ class _ToTarget(Scoped, frozen=True, kw_only=True):
 
 
 class PatchTarget(_ToTarget, frozen=True, kw_only=True, tag="target.patch"):
-    """Only the fields present change; `filter` is a workflow's, the last two are an endpoint's."""
+    """Only the fields present change; `ordered` and `filter` are a workflow's, the last two an endpoint's."""
 
     url: shapes.Url | UnsetType = UNSET
     description: shapes.Description | UnsetType | None = UNSET
@@ -117,6 +117,7 @@ class PatchTarget(_ToTarget, frozen=True, kw_only=True, tag="target.patch"):
     max_in_flight: shapes.InFlight | UnsetType = UNSET
     rate_limit_per_second: shapes.RatePerSecond | UnsetType | None = UNSET
     headers: dict[shapes.HeaderName, shapes.HeaderValue] | UnsetType = UNSET
+    ordered: bool | UnsetType = UNSET
     filter: shapes.Filter | UnsetType | None = UNSET
     event_types: shapes.OutcomeTypes | UnsetType = UNSET
     streams: tuple[shapes.StreamName, ...] | UnsetType | None = UNSET

@@ -85,7 +85,7 @@ def patch(state: ControlState, command: PatchTarget, offset: int) -> AnyTarget:
             state.check_streams(old.scope, command.streams)
         fields += ["event_types", "streams"]
     else:
-        fields += ["filter"]
+        fields += ["ordered", "filter"]
     return _put(state, replace(old, **present(command, *fields)), offset)
 
 

@@ -137,9 +137,11 @@ class Workflow(Target, frozen=True, kw_only=True, tag="workflow"):
     """A target of events, named by streams' `default_routes`.
 
     Attributes:
+        ordered: events of one stream with the same ordering key come one after another.
         filter: which events it takes (see `filters`); None: all.
     """
 
+    ordered: bool = False
     filter: shapes.Filter | None = None
 
 

@@ -98,7 +98,8 @@ def parse_event_topic(topic: str) -> TopicName | None:
 class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One accepted event. The record is the acceptance: its routes are those resolved then.
 
-    Times are RFC 3339 UTC. `payload_hash` (hex) and `idempotency_key` are None for unkeyed events.
+    Times are RFC 3339 UTC. To `ordered_routes`, some of its routes, events with its `ordering_key` come one
+    after another. `payload_hash` (hex) and `idempotency_key` are None for unkeyed events.
     `control_offset` is how far the gateway had folded `atlas.control` when it decided.
     """
 
@@ -116,6 +117,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: shapes.IdempotencyKey | None
     payload_hash: shapes.PayloadHash | None
     routes: shapes.Routes
+    ordered_routes: shapes.Routes = ()
     control_offset: shapes.Position
 
 
@@ -291,7 +293,8 @@ class ReplayRequested(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact
 
     Written by a gateway, and so without an epoch: it decides nothing that an owner could have decided.
     `at_once` has a retry that is scheduled made now. `bulk` is the bulk replay it is part of, which replays
-    no route twice.
+    no route twice. Where order is kept, `ordering_key` names the line, and the routes join it behind the
+    events below the offset `behind`.
     """
 
     event_id: shapes.EventId
@@ -301,6 +304,8 @@ class ReplayRequested(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact
     at_ms: Millis
     at_once: bool = False
     bulk: shapes.ReplayId | None = None
+    ordering_key: shapes.OrderingKey | None = None
+    behind: Offset | None = None
 
 
 DeliveryFact = DeliveryStarted | DeliveryAttempted | DeliveryParked | DeliveryClosed

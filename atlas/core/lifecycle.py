@@ -49,6 +49,9 @@ EVENT_STATUSES: Final = (ACCEPTED, PROCESSING, DELIVERED, RETRIED, FAILED)
 TERMINAL: Final = frozenset({DELIVERED, FAILED})
 OUTCOMES: Final = frozenset({DELIVERED, RETRY_SCHEDULED, FAILED})
 
+#: Why a route is parked that waits for another of its ordering key.
+IN_LINE: Final = "order"
+
 #: fact type -> statuses of a route in which it is valid.
 MOVES: Final[Mapping[type[DeliveryFact], frozenset[str]]] = {
     DeliveryStarted: frozenset({QUEUED, PROCESSING, RETRY_SCHEDULED}),
@@ -72,6 +75,8 @@ class RouteState(msgspec.Struct, frozen=True, gc=False):
         due_at_ms: when an owner must take the route up again from the store (a retry, or a parked
             route); None when nothing waits, or the event topic still carries the first attempt.
         bulk: the bulk replay (`rpl_`) that asked for it last.
+        ordering_key: of a route that keeps order: it waits for those of the same key before it in line.
+        place: in that line.
     """
 
     target: str
@@ -86,6 +91,18 @@ class RouteState(msgspec.Struct, frozen=True, gc=False):
     parked: bool = False
     base: int = 0
     bulk: str | None = None
+    ordering_key: str | None = None
+    place: int = 0
+
+
+def place_of(offset: int) -> int:
+    """The place in line of the event at an offset of its partition."""
+    return 2 * offset + 1
+
+
+def place_behind(offset: int) -> int:
+    """The place of a replay: behind all events below this offset, before those that come next."""
+    return 2 * offset
 
 
 def evolve(route: RouteState, fact: DeliveryFact) -> RouteState:
@@ -106,7 +123,8 @@ def evolve(route: RouteState, fact: DeliveryFact) -> RouteState:
         case DeliveryParked():
             if route.parked:
                 raise IllegalTransition("a route is parked once")
-            return msgspec.structs.replace(route, parked=True, due_at_ms=fact.at_ms)
+            due_at_ms = None if fact.reason == IN_LINE and route.ordering_key is not None else fact.at_ms
+            return msgspec.structs.replace(route, parked=True, due_at_ms=due_at_ms)
         case DeliveryClosed():
             return _ended(
                 route,
@@ -119,14 +137,20 @@ def evolve(route: RouteState, fact: DeliveryFact) -> RouteState:
             )
 
 
+_KEPT: Final = ("target", "attempt", "replay", "base", "bulk", "ordering_key", "place")
+
+
 def _ended(route: RouteState, **fields: Any) -> RouteState:
     """The route after an attempt, or its end: what it waited for before is gone."""
-    kept = {"attempt": route.attempt, "replay": route.replay, "base": route.base, "bulk": route.bulk}
-    return RouteState(target=route.target, **{**kept, **fields})
+    kept = {name: getattr(route, name) for name in _KEPT}
+    return RouteState(**{**kept, **fields})
 
 
-def replayed(route: RouteState, at_ms: int, bulk: str | None = None) -> RouteState:
+def replayed(route: RouteState, at_ms: int, bulk: str | None = None, behind: int | None = None) -> RouteState:
     """A route that has ended, begun anew: its next attempt goes on with the numbers, and waits for its owner.
+
+    Args:
+        behind: where order is kept: it waits for the events below this offset.
 
     Raises:
         IllegalTransition: it has not ended, or this bulk replay has had its turn.
@@ -135,15 +159,18 @@ def replayed(route: RouteState, at_ms: int, bulk: str | None = None) -> RouteSta
         raise IllegalTransition(f"a replay of a route that is {route.status}")
     if bulk is not None and route.bulk == bulk:
         raise IllegalTransition("a bulk replay replays a route once")
+    in_line = route.ordering_key is not None and behind is not None
     return RouteState(
         target=route.target,
         status=PROCESSING,
         attempt=route.attempt + 1,
         replay=route.replay + 1,
-        due_at_ms=at_ms,
+        due_at_ms=None if in_line else at_ms,
         parked=True,
         base=route.attempt,
         bulk=bulk or route.bulk,
+        ordering_key=route.ordering_key,
+        place=route.place if behind is None else place_behind(behind),
     )
 
 

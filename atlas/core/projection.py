@@ -21,6 +21,7 @@ from atlas.core.lifecycle import (
     event_status,
     evolve,
     hastened,
+    place_of,
     replayed,
 )
 
@@ -98,8 +99,38 @@ def accepted(record: EventRecord, topic: str, partition: int, offset: int) -> Ev
         partition=partition,
         offset=offset,
         status=event_status(QUEUED for _ in record.routes),
-        routes=tuple(RouteState(target) for target in record.routes),
+        routes=tuple(_first(record, target, offset) for target in record.routes),
     )
+
+
+def _first(record: EventRecord, target: str, offset: int) -> RouteState:
+    if target not in record.ordered_routes:
+        return RouteState(target)
+    return RouteState(target, ordering_key=record.ordering_key, place=place_of(offset))
+
+
+def replay_request(
+    event: EventState, targets: tuple[str, ...], at_ms: int, end: int | None = None
+) -> ReplayRequested:
+    """What asks for these routes again.
+
+    Args:
+        end: of the event's partition now; needed where order is kept (`keeps_order`).
+    """
+    return ReplayRequested(
+        event_id=event.id,
+        topic=event.topic,
+        offset=event.offset,
+        targets=targets,
+        at_ms=at_ms,
+        ordering_key=next((r.ordering_key for r in event.routes if r.ordering_key is not None), None),
+        behind=end,
+    )
+
+
+def keeps_order(event: EventState) -> bool:
+    """Whether a route of the event has a place in a line."""
+    return any(route.ordering_key is not None for route in event.routes)
 
 
 def advance(state: EventState, fact: DeliveryFact) -> EventState:
@@ -138,7 +169,7 @@ def _asked_again(route: RouteState, fact: ReplayRequested) -> RouteState:
     try:
         if fact.at_once and route.status == RETRY_SCHEDULED:
             return hastened(route, fact.at_ms)
-        return replayed(route, fact.at_ms, fact.bulk)
+        return replayed(route, fact.at_ms, fact.bulk, fact.behind)
     except IllegalTransition:
         return route
 

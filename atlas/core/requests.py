@@ -120,6 +120,7 @@ class WorkflowCreate(TargetCreate, frozen=True, kw_only=True):
     """Body of `POST /v1/workflows`."""
 
     id: limits.NewWorkflowId | None = None
+    ordered: bool = False
     filter: shapes.Filter | None = None
 
 
@@ -145,6 +146,7 @@ class TargetPatch(_Body, frozen=True, kw_only=True):
 class WorkflowPatch(TargetPatch, frozen=True, kw_only=True):
     """Body of `PATCH /v1/workflows/{id}`: only the fields present change."""
 
+    ordered: bool | UnsetType = UNSET
     filter: shapes.Filter | UnsetType | None = UNSET
 
 
@@ -164,8 +166,7 @@ class ReplayRequest(_Body, frozen=True, kw_only=True):
 class BulkReplayCreate(_Body, frozen=True, kw_only=True):
     """Body of `POST /v1/replays`: which events, all of them where nothing is said.
 
-    With `status` `delivered` or `failed` only routes that ended so are begun anew; `workflow_ids` are the
-    routes meant. `received_after` is inclusive, `received_before` exclusive.
+    With `status` `delivered` or `failed` only routes that ended so; `received_after` is inclusive.
     """
 
     stream: limits.StreamName | None = None
@@ -192,7 +193,7 @@ class RotateRequest(_Body, frozen=True, kw_only=True):
 
 
 class Nothing(_Body, frozen=True, kw_only=True):
-    """For a POST that says everything in its path: no body, or an empty object."""
+    """For a POST that says everything in its path."""
 
 
 class WorkspaceCreate(_Body, frozen=True, kw_only=True):
@@ -361,8 +362,8 @@ def _check(body: _Body, value: object, at: str) -> None:
                 raise InvalidRequest(_join(at, "streams"), "a publishable key must name its streams")
             _refuse_repeats(body.streams or (), _join(at, "streams"))
         case BulkReplayCreate():
-            for name in ("received_after", "received_before"):
-                parse_filter_time(getattr(body, name) or _A_TIME, _join(at, name))
+            parse_filter_time(body.received_after or _A_TIME, _join(at, "received_after"))
+            parse_filter_time(body.received_before or _A_TIME, _join(at, "received_before"))
             _refuse_repeats(body.workflow_ids or (), _join(at, "workflow_ids"))
         case ReplayRequest(workflow_ids=named):
             _refuse_repeats(named or (), _join(at, "workflow_ids"))

@@ -19,7 +19,7 @@ import orjson
 from msgspec import Struct
 
 from atlas.core import acceptance
-from atlas.core.acceptance import Acceptance, Circumstances, Key
+from atlas.core.acceptance import Acceptance, Circumstances, Key, Routing
 from atlas.core.entities import Scope, Stream
 from atlas.core.errors import ApiError, LogError, Unavailable
 from atlas.core.facts import EVENT_SCHEMA, SCHEMA_HEADER
@@ -47,7 +47,7 @@ _KEY_HEADER: Final = b"idempotency-key"
 _LOG_AWAY: Final = "The log cannot take events now. The same request may be sent again with the same key."
 
 
-_New = tuple[CheckedEvent, Stream, Key | None, tuple[str, ...]]
+_New = tuple[CheckedEvent, Stream, Key | None, Routing]
 
 
 class _Checked(Struct, frozen=True, gc=False):
@@ -85,8 +85,8 @@ class Ingest:
             if stream is None:
                 raise stream_not_found(name)
             if stream.archived_at_ms is None:
-                routes = self._routes.of(checked.event, stream)
-                candidates = self._candidates([(checked.event, stream, checked.key, routes)], self._now())
+                routing = self._routes.of(checked.event, stream)
+                candidates = self._candidates([(checked.event, stream, checked.key, routing)], self._now())
                 outcome = (await self._accept(candidates))[0]
             else:
                 outcome = await self._accepted_before(checked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from atlas.core.acceptance import Routing
 from atlas.core.entities import Stream
 from atlas.core.filters import Filters
 from atlas.core.requests import CheckedEvent
@@ -11,11 +12,18 @@ from atlas.runtime.registry import Registry
 
 
 class _Known(Struct, frozen=True):
-    """What the control fold said of a stream at a position; `filters` None: no route has one."""
+    """What the control fold said of a stream at a position.
+
+    Attributes:
+        filters: None: no route has one.
+        ordered: routes that keep the order of a key.
+    """
 
     position: int
     stream: Stream
+    all: Routing
     filters: Filters | None
+    ordered: frozenset[str]
 
 
 class Routes:
@@ -25,23 +33,25 @@ class Routes:
         self._registry = registry
         self._known: dict[str, _Known] = {}
 
-    def of(self, event: CheckedEvent, stream: Stream) -> tuple[str, ...]:
+    def of(self, event: CheckedEvent, stream: Stream) -> Routing:
         """The routes of an event about to be accepted, in the order of the stream's."""
-        if not stream.default_routes:
-            return ()
         known = self._known.get(stream.topic)
         if known is None or known.position != self._registry.position or known.stream is not stream:
             known = self._known[stream.topic] = self._look(stream)
-        if known.filters is None:
-            return stream.default_routes
-        passed = known.filters.passed(event.type, event.actor, event.metadata, event.data)
-        return tuple(target for i, target in enumerate(stream.default_routes) if passed >> i & 1)
+        routes = known.all.routes
+        if known.filters is not None:
+            passed = known.filters.passed(event.type, event.actor, event.metadata, event.data)
+            routes = tuple(target for i, target in enumerate(routes) if passed >> i & 1)
+        elif event.ordering_key is None or not known.ordered:
+            return known.all
+        if event.ordering_key is None:
+            return Routing(routes)
+        return Routing(routes, tuple(target for target in routes if target in known.ordered))
 
     def _look(self, stream: Stream) -> _Known:
-        scope = (stream.workspace_id, stream.environment)
+        scope, routes = (stream.workspace_id, stream.environment), stream.default_routes
         workflows = self._registry.state.workflows.get(scope, {})
-        found = [
-            workflows[target].filter if target in workflows else None for target in stream.default_routes
-        ]
+        found = [workflows[target].filter if target in workflows else None for target in routes]
         filters = Filters(found) if any(each is not None for each in found) else None
-        return _Known(self._registry.position, stream, filters)
+        ordered = frozenset(target for target in routes if target in workflows and workflows[target].ordered)
+        return _Known(self._registry.position, stream, Routing(routes), filters, ordered)

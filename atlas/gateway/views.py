@@ -52,6 +52,7 @@ def workflow_view(workflow: Workflow, breaker: Breaker | None) -> answers.Workfl
     return {
         "id": workflow.id,
         "object": "workflow",
+        "ordered": workflow.ordered,
         "filter": workflow.filter,
         **_target_view(workflow, breaker),
     }

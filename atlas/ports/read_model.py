@@ -108,7 +108,8 @@ class WaitingRoute(Struct, frozen=True):
     """A route that an owner must take up again: a retry or a parked first attempt.
 
     `due_at_ms` is 0 for a route that waits for nothing (`open_routes` and `open_below` only). `base` is the
-    number of the last attempt before the last replay. Of a notice, `notice` is the delivery's id.
+    number of the last attempt before the last replay. `ordering_key` is set where order is kept, `in_line`
+    where the route waits for nothing but those before it. Of a notice, `notice` is the delivery's id.
     """
 
     workspace_id: str
@@ -124,6 +125,18 @@ class WaitingRoute(Struct, frozen=True):
     base: int = 0
     notice: str | None = None
     outcome: Outcome | None = None
+    ordering_key: str | None = None
+    in_line: bool = False
+
+
+class Line(Struct, frozen=True):
+    """The routes of one ordering key of a stream to one target: they go one after another."""
+
+    shard: int
+    scope: Scope
+    target: str
+    topic: str
+    ordering_key: str
 
 
 class NoticeAttempt(Struct, frozen=True):
@@ -291,6 +304,18 @@ class ReadModel(Protocol):
 
     async def targets_waiting(self, shard: int, until_ms: int) -> set[tuple[str, str, str]]:
         """(workspace, environment, target) of those with routes due by `until_ms`."""
+
+    async def targets_in_line(self, shard: int) -> set[tuple[str, str, str]]:
+        """(workspace, environment, target) of those with open routes that keep order."""
+
+    async def lines(self, shard: int, limit: int) -> Waiting:
+        """Open routes that keep order, of any target."""
+
+    async def next_in_line(self, line: Line) -> Waiting:
+        """The open route that is first in a line, whatever it waits for."""
+
+    async def in_line(self, shard: int, scope: Scope, target: str, limit: int, heads: bool) -> Waiting:
+        """A target's routes that wait for those before them; with `heads` those that have none."""
 
     async def open_routes(self, shard: int, scope: Scope, target: str, limit: int) -> Waiting:
         """A target's routes that are not terminal, waiting or not, oldest event first."""

@@ -14,6 +14,8 @@ from typing import Final, Protocol
 import structlog
 from msgspec.structs import replace
 
+from atlas.core.commands import Command, StartReplay
+from atlas.core.control import Decision
 from atlas.core.entities import ENABLED, BulkReplay, Scope
 from atlas.core.facts import (
     LIFECYCLE_SCHEMA,
@@ -21,11 +23,10 @@ from atlas.core.facts import (
     REPLAY_KEY,
     SCHEMA_HEADER,
     ReplayProgressed,
-    ReplayRequested,
     encode,
 )
 from atlas.core.lifecycle import TERMINAL
-from atlas.core.projection import EventState
+from atlas.core.projection import EventState, keeps_order, replay_request
 from atlas.core.replays import BulkProgress, chosen, had_its_turn, is_past
 from atlas.core.views import visible_from_ms
 from atlas.ports.log import NewRecord, TopicPartition
@@ -38,8 +39,6 @@ STEP_EVENTS_MAX: Final = 500
 STEP_S: Final = 0.2
 #: Events counted in one look.
 COUNT_EVENTS: Final = 1_000
-#: How often the control fold is asked for replays that have been started, or cancelled.
-LOOK_EVERY_S: Final = 0.2
 _WAIT_S: Final = 15.0
 _HEADERS: Final = ((SCHEMA_HEADER, LIFECYCLE_SCHEMA),)
 
@@ -68,16 +67,26 @@ class BulkReplays:
         self._owner, self._registry, self._clock = owner, services.registry, services.clock
         self._log, self._read_model = services.log, services.read_model
         self._begun: set[str] = set()
+        self._more = asyncio.Event()
 
     async def run(self) -> None:
         """Carry out what is asked for, for ever."""
         await self._store_has(self._owner.epoch)
-        async with asyncio.TaskGroup() as group:
-            while True:
-                for replay in self._asked_for():
-                    self._begun.add(replay.id)
-                    group.create_task(self._carry_out(replay))
-                await asyncio.sleep(LOOK_EVERY_S)
+        self._registry.subscribe(self._folded)
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    self._more.clear()
+                    for replay in self._asked_for():
+                        self._begun.add(replay.id)
+                        group.create_task(self._carry_out(replay))
+                    await self._more.wait()
+        finally:
+            self._registry.unsubscribe(self._folded)
+
+    def _folded(self, command: Command, _: Decision) -> None:
+        if isinstance(command, StartReplay):
+            self._more.set()
 
     def _asked_for(self) -> list[BulkReplay]:
         now_ms = self._clock.now_ms()
@@ -160,19 +169,16 @@ class BulkReplays:
     async def _request(self, replay: BulkReplay, events: Sequence[EventState]) -> int:
         """Ask for what may be begun anew; how many events that is, those that had their turn included."""
         by_shard: dict[int, list[NewRecord]] = {}
+        lined = {TopicPartition(each.topic, each.partition) for each in events if keeps_order(each)}
+        ends = await patiently(lambda: self._log.end_offsets(lined)) if lined else {}
         count = 0
         for event in events:
             targets = self._eligible(replay, event)
             count += bool(targets) or had_its_turn(replay, event)
             if targets:
-                fact = ReplayRequested(
-                    event_id=event.id,
-                    topic=event.topic,
-                    offset=event.offset,
-                    targets=targets,
-                    at_ms=self._clock.now_ms(),
-                    bulk=replay.id,
-                )
+                end = ends.get(TopicPartition(event.topic, event.partition))
+                fact = replay_request(event, targets, self._clock.now_ms(), end)
+                fact = replace(fact, bulk=replay.id)
                 record = NewRecord(encode(fact), REPLAY_KEY, _HEADERS)
                 by_shard.setdefault(event.partition, []).append(record)
         for shard, records in by_shard.items():

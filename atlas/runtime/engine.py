@@ -120,7 +120,7 @@ class Engine:
     def offer(self, work: Work) -> bool:
         """Take a route up now; False when there is no room: it must wait in the store."""
         lane = self.lane(work.scope, work.target)
-        if lane.full() or (work.first and work.owner in lane.spilled):
+        if lane.full() or (work.first and work.owner in lane.blocked):
             return False
         self._here[work.key] = work
         lane.push(work)
@@ -166,7 +166,7 @@ class Engine:
     def lost(self, owner: Owner) -> None:
         """A shard was lost: nothing of it waits here any more."""
         for lane in self._lanes.values():
-            lane.spilled.pop(owner, None)
+            lane.unspill(owner)
             lane.breaker.lost(owner)
 
     def target_changed(self, scope: Scope, target: str) -> None:

@@ -32,6 +32,7 @@ class Lane:
 
     Attributes:
         spilled: shards that have routes of this target waiting in the store only.
+        blocked: those of them whose fresh events must wait behind.
     """
 
     def __init__(self, engine: Engine, key: LaneKey) -> None:
@@ -39,6 +40,7 @@ class Lane:
         self.queue: deque[Work] = deque()
         self.in_flight = 0
         self.spilled: dict[Owner, int] = {}
+        self.blocked: set[Owner] = set()
         self.breaker = LaneBreaker(self, engine.clock, engine.uniform01)
         self._engine = engine
         self._next_start_s = 0.0
@@ -82,10 +84,17 @@ class Lane:
         engine = self._engine
         return min(engine.lane_max, max(LANE_MIN, engine.queued_max - engine.queued))
 
-    def spill(self, owner: Owner) -> None:
-        """Something of this shard now waits in the store only."""
+    def spill(self, owner: Owner, behind: bool = True) -> None:
+        """Something of this shard now waits in the store only; with `behind`, what comes fresh behind it."""
         self.spilled[owner] = self.spilled.get(owner, 0) + 1
+        if behind:
+            self.blocked.add(owner)
         self.breaker.holds_back(owner)
+
+    def unspill(self, owner: Owner) -> None:
+        """Nothing of this shard waits in the store any more."""
+        self.spilled.pop(owner, None)
+        self.blocked.discard(owner)
 
     def push(self, work: Work) -> None:
         """Put a work at the end, and start what may start."""

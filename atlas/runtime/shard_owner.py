@@ -34,6 +34,7 @@ from atlas.core.facts import (
     TopicName,
     parse_event_topic,
 )
+from atlas.core.lifecycle import IN_LINE
 from atlas.core.notices import outcome_type
 from atlas.core.reading import Poison, fact_in
 from atlas.core.shard import DECIDING, ShardFold, Undecided
@@ -281,8 +282,15 @@ class ShardOwner:
         scope: Scope = (event.workspace_id, event.environment)
         engine = self._services.engine
         for target in todo:
-            work = Work(self, scope, event.id, topic, offset, target, record=event)
-            if engine.adopt(work) or engine.offer(work):
+            key = event.ordering_key if target in event.ordered_routes else None
+            work = Work(self, scope, event.id, topic, offset, target, record=event, ordering_key=key)
+            if engine.adopt(work):
+                self._waiting.lines.adopted(work)
+                continue
+            if self._waiting.lines.joins(work):
+                self.park(work, IN_LINE)
+                continue
+            if engine.offer(work):
                 continue
             lane = engine.lane(scope, target)
             lane.spill(self)

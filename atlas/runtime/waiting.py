@@ -16,11 +16,8 @@ from typing import Final, Protocol
 
 import structlog
 
-from atlas.core.entities import ENABLED
 from atlas.core.facts import (
     LIFECYCLE_TOPIC,
-    TARGET_DELETED,
-    TARGET_DISABLED,
     DeliveryAttempted,
     DeliveryClosed,
     DeliveryFact,
@@ -33,8 +30,10 @@ from atlas.core.lifecycle import PROCESSING, RETRY_SCHEDULED
 from atlas.ports.clock import Clock
 from atlas.ports.log import TopicPartition
 from atlas.ports.read_model import ReadModel, Waiting, WaitingRoute
+from atlas.runtime.closing import ROWS_MAX, Closing
 from atlas.runtime.engine import Engine
 from atlas.runtime.lane import BACKLOG, BREAKER, Lane
+from atlas.runtime.lines import Lines
 from atlas.runtime.overlay import Overlay
 from atlas.runtime.patience import backoff_s, patiently
 from atlas.runtime.work import LaneKey, Owner, Work, WorkKey
@@ -44,8 +43,6 @@ LOOKAHEAD_MS: Final = 60_000
 SCAN_EVERY_S: Final = 15.0
 #: Timers in memory for one shard, and a look's rows on top of them.
 TIMERS_MAX: Final = 10_000
-#: Rows asked of the store at once.
-ROWS_MAX: Final = 1_000
 FOREVER_MS: Final = 2**53
 
 log_line = structlog.get_logger()
@@ -65,6 +62,7 @@ class WaitingRoutes:
     def __init__(self, owner: WaitingOwner, read_model: ReadModel, engine: Engine, clock: Clock) -> None:
         self._owner, self._read_model, self._engine, self._clock = owner, read_model, engine, clock
         self._overlay = Overlay(owner)
+        self.lines = Lines(owner, read_model, engine, self._overlay, self)
         self._timers: list[tuple[int, int, Work]] = []
         self._timed: dict[WorkKey, int] = {}
         self._pushed = 0
@@ -73,7 +71,7 @@ class WaitingRoutes:
         self._changed = asyncio.Event()
         self._lowered = asyncio.Event()
         self._refilling: set[LaneKey] = set()
-        self._closing: set[LaneKey] = set()
+        self._closing = Closing(owner, read_model, engine, self._overlay, self)
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -90,27 +88,29 @@ class WaitingRoutes:
     def recorded(self, work: Work, fact: DeliveryFact, offset: int) -> None:
         """The fact is durable at `offset`."""
         self._overlay.recorded(work, offset)
+        self.lines.recorded(work, fact, offset)
         if isinstance(fact, DeliveryAttempted) and fact.outcome == RETRY_SCHEDULED:
             self._schedule(work, fact.next_attempt_at_ms or 0, fact.attempt + 1)
         elif isinstance(fact, DeliveryParked):
             if fact.reason in (BACKLOG, BREAKER):
-                self._spill(work.scope, work.target)
+                self.spill(work.scope, work.target)
         elif not isinstance(fact, DeliveryStarted):
             self._timed.pop(work.key, None)
         if isinstance(fact, DeliveryAttempted | DeliveryClosed):
             for endpoint in fact.notify:
                 # Whether there is a notice, and what it says, is for the fold to decide.
                 self._overlay.told((*work.scope, endpoint), offset)
-                self._spill(work.scope, endpoint)
+                self.spill(work.scope, endpoint)
 
     def replay_requested(self, fact: ReplayRequested, offset: int) -> None:
         """Routes of these targets may have been begun anew: the store has them once it has folded this."""
         name = parse_event_topic(fact.topic)
         if name is not None:
             scope = (name.workspace_id, name.environment)
+            self.lines.replay_requested(scope, fact, offset)
             for target in fact.targets:
                 self._overlay.told((*scope, target), offset)
-                self._spill(scope, target)
+                self.spill(scope, target)
 
     def _schedule(self, work: Work, due_ms: int, attempt: int) -> None:
         if due_ms > self._horizon_ms:
@@ -129,10 +129,10 @@ class WaitingRoutes:
         heapq.heappush(self._timers, (due_ms, self._pushed, work))
         self._changed.set()
 
-    def _spill(self, scope: tuple[str, str], target: str) -> None:
+    def spill(self, scope: tuple[str, str], target: str, behind: bool = True) -> None:
         """Something for this target is in the store only: its lane asks for it, now or with room."""
         lane = self._engine.lane(scope, target)
-        lane.spill(self._owner)
+        lane.spill(self._owner, behind)
         lane.pump()
 
     # -- the loops ----------------------------------------------------------------------------
@@ -145,6 +145,7 @@ class WaitingRoutes:
             group.create_task(self._fire_in_time())
             group.create_task(self._look_ahead(now_ms))
             group.create_task(self._until_failure())
+            group.create_task(self.lines.run())
 
     async def _until_failure(self) -> None:
         await self._failure
@@ -159,6 +160,8 @@ class WaitingRoutes:
 
     async def _look_ahead(self, start_ms: int) -> None:
         await self._first_look(start_ms)
+        await self.lines.load(self._owner.last_offset)
+        await self.lines.find_heads()
         await self._scan(start_ms, start_ms + LOOKAHEAD_MS)
         while True:
             now_ms = self._clock.now_ms()
@@ -166,6 +169,8 @@ class WaitingRoutes:
                 after_ms, self._horizon_ms = self._horizon_ms, now_ms + LOOKAHEAD_MS
                 await self._scan(after_ms, self._horizon_ms)
                 continue
+            if not self.lines.loaded:
+                await self.lines.load(self._owner.last_offset)
             self._lowered.clear()
             left_s = (self._horizon_ms - now_ms) / 1000
             await _wait(self._lowered, min(left_s, SCAN_EVERY_S) if left_s > 0 else SCAN_EVERY_S)
@@ -179,29 +184,30 @@ class WaitingRoutes:
     async def _first_look(self, start_ms: int) -> None:
         """After the claim: which targets have routes waiting, and which of them may not be sent to."""
         offset = self._owner.last_offset
-        await self._store_has(offset)
+        await self.store_has(offset)
         for each in await patiently(lambda: self._read_model.breakers_of(self._owner.shard)):
             lane = self._engine.lane(each.scope, each.target)
             lane.breaker.inherit(self._owner, each.breaker)
             lane.pump()
-        for *scope, target in await self._targets_waiting(FOREVER_MS, offset):
+        lined = await patiently(lambda: self._read_model.targets_in_line(self._owner.shard))
+        for *scope, target in lined | await self._targets_waiting(FOREVER_MS, offset):
             workspace_id, environment = scope
             self.target_changed((workspace_id, environment), target)
         for *scope, target in await self._targets_waiting(start_ms, offset):
-            self._spill((scope[0], scope[1]), target)
+            self.spill((scope[0], scope[1]), target)
 
     async def _targets_waiting(self, until_ms: int, offset: int) -> set[tuple[str, str, str]]:
         """By a store that has folded the shard up to `offset`."""
         shard = self._owner.shard
         while True:
-            await self._store_has(offset)
+            await self.store_has(offset)
             found = await patiently(lambda: self._read_model.targets_waiting(shard, until_ms))
             progress = await patiently(self._read_model.progress)
             if progress.positions.get(TopicPartition(LIFECYCLE_TOPIC, shard), 0) > offset:
                 return found
             await asyncio.sleep(backoff_s(0))  # the store was exchanged for an older one
 
-    async def _store_has(self, offset: int) -> None:
+    async def store_has(self, offset: int) -> None:
         """Wait until the read model has folded the shard's lifecycle up to this record."""
         past = {TopicPartition(LIFECYCLE_TOPIC, self._owner.shard): offset + 1}
         while not await patiently(lambda: self._read_model.wait_past(past, SCAN_EVERY_S)):
@@ -214,7 +220,7 @@ class WaitingRoutes:
                 continue
             del self._timed[work.key]
             if not self._engine.adopt(work) and not self._engine.offer(work):
-                self._spill(work.scope, work.target)
+                self.spill(work.scope, work.target)
 
     def _scan_is_due(self, now_ms: int) -> bool:
         if self._horizon_ms <= now_ms:
@@ -229,7 +235,7 @@ class WaitingRoutes:
         snapshot = await self._snapshot(
             lambda: self._read_model.upcoming(shard, after_ms, until_ms, ROWS_MAX), offset
         )
-        for route in self._fresh(snapshot):
+        for route in self.fresh(snapshot):
             self._push(self.work(route), route.due_at_ms)
         if len(snapshot.routes) < ROWS_MAX:
             self._scanned_s = self._clock.monotonic_s()
@@ -240,13 +246,13 @@ class WaitingRoutes:
         else:  # more rows of one moment than one look takes: their lanes ask for them
             self._horizon_ms = min(self._horizon_ms, last_ms)
             for route in snapshot.routes:
-                self._spill(self._scope(route), route.target)
+                self.spill(self._scope(route), route.target)
 
     async def _snapshot(self, ask: Callable[[], Awaitable[Waiting]], offset: int) -> Waiting:
         """The answer of a store that has folded the shard up to `offset`."""
         tries = 0
         while True:
-            await self._store_has(offset)
+            await self.store_has(offset)
             snapshot = await patiently(ask)
             if snapshot.lifecycle_position > offset and self._overlay.admits(snapshot):
                 return snapshot
@@ -268,7 +274,7 @@ class WaitingRoutes:
                 spills = lane.spilled[self._owner]
                 taken, whole = await self._take_back(lane)
                 if whole and lane.spilled.get(self._owner) == spills:
-                    lane.spilled.pop(self._owner, None)
+                    lane.unspill(self._owner)
                 elif taken:
                     tries = 0
                 else:
@@ -286,49 +292,29 @@ class WaitingRoutes:
         )
         if not self._overlay.admits(snapshot):
             return 0, False
-        fresh = self._fresh(snapshot)
+        fresh = self.fresh(snapshot)
         taken = sum(self._engine.offer(self.work(route)) for route in fresh)
         all_of_it = len(snapshot.routes) < limit and taken == len(fresh)
+        if all_of_it and self.lines.wants_heads(lane.key):
+            taken += await self._take_heads(lane, limit)
         return taken, all_of_it and self._covers(snapshot, settled)
+
+    async def _take_heads(self, lane: Lane, limit: int) -> int:
+        """Offer the lane the first of its lines, where that waits for nothing else."""
+        shard = self._owner.shard
+        snapshot = await patiently(
+            lambda: self._read_model.in_line(shard, lane.scope, lane.target, limit, heads=True)
+        )
+        fresh = self.fresh(snapshot) if self._overlay.admits(snapshot) else []
+        taken = sum(self.lines.offer(self.work(route)) for route in fresh)
+        if taken < len(snapshot.routes):
+            self.lines.want_heads(lane.key)
+        return taken
 
     def target_changed(self, scope: tuple[str, str], target: str) -> None:
         """If nothing may be sent there any more, close what waits for it."""
-        to, lane = self._engine.target(scope, target), (*scope, target)
-        if to is not None and to.status == ENABLED:
-            return
-        if self._owner.epoch >= 0 and lane not in self._closing:  # before the claim: the first look does it
-            self._closing.add(lane)
-            self._spawn(self._close_waiting(scope, target))
-
-    async def _close_waiting(self, scope: tuple[str, str], target: str) -> None:
-        tries = 0
-        try:
-            while not self._owner.closed:
-                closed, whole = await self._close_some(scope, target)
-                if whole:
-                    return
-                if closed:
-                    tries = 0
-                await asyncio.sleep(min(backoff_s(tries), 1.0))
-                tries += 1
-        finally:
-            self._closing.discard((*scope, target))
-
-    async def _close_some(self, scope: tuple[str, str], target: str) -> tuple[int, bool]:
-        """How many routes were closed, and whether none is left to be."""
-        shard, settled = self._owner.shard, self._overlay.settled((*scope, target))
-        snapshot = await patiently(
-            lambda: self._read_model.waiting_for(shard, scope, target, FOREVER_MS, ROWS_MAX)
-        )
-        to = self._engine.target(scope, target)
-        if to is not None and to.status == ENABLED:
-            return 0, True
-        if not self._overlay.admits(snapshot):
-            return 0, False
-        fresh = self._fresh(snapshot)
-        for route in fresh:
-            self._engine.close(self.work(route), TARGET_DISABLED if to else TARGET_DELETED)
-        return len(fresh), not snapshot.routes and self._covers(snapshot, settled)
+        if self._closing.is_due(scope, target):
+            self._spawn(self._closing.close(scope, target))
 
     # -- snapshots ----------------------------------------------------------------------------
 
@@ -336,7 +322,7 @@ class WaitingRoutes:
     def _covers(snapshot: Waiting, settled: int | None) -> bool:
         return settled is not None and snapshot.lifecycle_position > settled
 
-    def _fresh(self, snapshot: Waiting) -> list[WaitingRoute]:
+    def fresh(self, snapshot: Waiting) -> list[WaitingRoute]:
         """Rows that are as we know them, and not already on their way."""
         found = []
         for route in snapshot.routes:
@@ -360,6 +346,7 @@ class WaitingRoutes:
             base=route.base,
             notice=route.notice,
             outcome=route.outcome,
+            ordering_key=route.ordering_key,
         )
 
     @staticmethod

@@ -62,13 +62,27 @@ class Work:
         record: the event, when it is at hand; else it is fetched from the log.
         base: the last attempt before the last replay: the retry budget counts from there.
         notice: of an outcome on its way to a webhook endpoint, the delivery's id; `outcome` is what it tells.
+        ordering_key: set where order is kept: it goes when those of the same key before it have ended.
         first: straight from the event topic, not from the store.
         under_way: its attempt has been started.
     """
 
     __slots__ = (
-        "attempt", "base", "event_id", "first", "notice", "offset", "outcome", "owner", "record", "replay",
-        "scope", "target", "topic", "under_way",
+        "attempt",
+        "base",
+        "event_id",
+        "first",
+        "notice",
+        "offset",
+        "ordering_key",
+        "outcome",
+        "owner",
+        "record",
+        "replay",
+        "scope",
+        "target",
+        "topic",
+        "under_way",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +99,7 @@ class Work:
         base: int = 0,
         notice: str | None = None,
         outcome: Outcome | None = None,
+        ordering_key: str | None = None,
     ) -> None:
         self.owner = owner
         self.scope = scope
@@ -98,6 +113,7 @@ class Work:
         self.base = base
         self.notice = notice
         self.outcome = outcome
+        self.ordering_key = ordering_key
         self.first = record is not None
         self.under_way = False
 
@@ -115,6 +131,7 @@ class Work:
             base=self.base,
             notice=self.notice,
             outcome=self.outcome,
+            ordering_key=self.ordering_key,
         )
 
     @property

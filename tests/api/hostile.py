@@ -88,6 +88,7 @@ _TARGET: Final[dict[str, Any]] = {
 }
 _WORKFLOW: Final[dict[str, Any]] = {
     **_TARGET,
+    "ordered": True,
     "filter": {
         "data.a": [{"numeric": [">", 1, "<", 5]}, {"anything_but": ["x"]}],
         "type": [{"prefix": "a"}, 1],

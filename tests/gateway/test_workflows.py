@@ -30,7 +30,7 @@ TARGET_FIELDS = [
     "created_at",
 ]
 CLOSED = {"state": "closed", "reason": None, "opened_at": None, "next_probe_at": None}
-FIELDS = ["id", "object", "filter", *TARGET_FIELDS]
+FIELDS = ["id", "object", "ordered", "filter", *TARGET_FIELDS]
 
 
 @virtual_time
@@ -46,6 +46,7 @@ async def test_a_new_workflow_in_full(clock: VirtualClock, tmp_path: Path) -> No
         assert made == {
             "id": "wf_billing_sync",
             "object": "workflow",
+            "ordered": False,
             "filter": None,
             "url": URL,
             "description": None,
@@ -81,6 +82,7 @@ GOOD: list[dict[str, Any]] = [
     {"timeout_ms": 100},
     {"timeout_ms": 30_000},
     {"retry_schedule_seconds": []},
+    {"ordered": True},
     {"retry_schedule_seconds": [1] * 20},
     {"retry_schedule_seconds": [86_400]},
     {"max_in_flight": 1},
@@ -119,7 +121,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"headers": {"X-Atlas-Signature": "x"}}, "headers.X-Atlas-Signature"),
     ({"headers": {"X-Ok": "a\r\nb"}}, "headers.X-Ok"),
     ({"headers": {f"X-{i}": "x" for i in range(21)}}, "headers"),
-    ({"ordered": True}, "ordered"),
+    ({"ordered": 1}, "ordered"),
     ({"filter": []}, "filter"),
     ({"status": "disabled"}, "status"),
     ({"secret": "whsec_x"}, "secret"),

@@ -111,6 +111,7 @@ async def test_the_reference_request(clock: VirtualClock, tmp_path: Path) -> Non
             "ordering_key": None,
             "idempotency_key": REFERENCE_KEY,
             "routes": ["wf_billing_sync", "wf_search_index"],
+            "ordered_routes": [],
             "control_offset": atlas.registry.position,
         }
         assert atlas.count("appended") == 1

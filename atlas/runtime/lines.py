@@ -1,0 +1,264 @@
+"""Order: events of one stream with the same ordering key reach a target one after another (design section 8).
+
+A line is the routes of one (stream, target, key); all of them lie in one shard. Only the first of a line is
+attempted; the others are parked `in_line` and wait for nothing but those before them. When the first has
+ended, its owner asks the store, once that has folded the fact, who is next.
+
+An event goes straight from its topic only if nothing else of its line is open. The owner knows what is open
+from the store, after its claim, and from its own facts since; while it does not, or when there is more than
+it may remember, every event joins its line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import Final, Protocol
+
+import structlog
+
+from atlas.core.entities import Scope
+from atlas.core.facts import DeliveryAttempted, DeliveryClosed, DeliveryFact, DeliveryParked, ReplayRequested
+from atlas.core.lifecycle import IN_LINE, TERMINAL
+from atlas.ports.read_model import Line, ReadModel, Waiting, WaitingRoute
+from atlas.runtime.engine import Engine
+from atlas.runtime.overlay import Overlay
+from atlas.runtime.patience import backoff_s, patiently
+from atlas.runtime.work import LaneKey, Owner, Work, WorkKey
+
+#: Open routes of all lines that an owner remembers.
+OPEN_MAX: Final = 50_000
+#: Lines whose next route is to be looked for; past it their targets are gone through instead.
+WANTED_MAX: Final = 10_000
+#: Lines looked at side by side.
+LOOKERS: Final = 8
+_AGAIN_S: Final = 0.05
+
+log_line = structlog.get_logger()
+
+
+class Waits(Protocol):
+    """What is needed of the owner's other waiting routes."""
+
+    async def store_has(self, offset: int) -> None:
+        """Wait until the store has folded the shard's lifecycle up to this record."""
+
+    def work(self, route: WaitingRoute) -> Work:
+        """A stored route as a work of this owner."""
+
+    def spill(self, scope: Scope, target: str, behind: bool = True) -> None:
+        """Something for this target is in the store only."""
+
+
+class Lines:
+    """Of one shard. `run` must be kept running by the owner."""
+
+    def __init__(
+        self, owner: Owner, read_model: ReadModel, engine: Engine, overlay: Overlay, waits: Waits
+    ) -> None:
+        self._owner, self._read_model, self._engine = owner, read_model, engine
+        self._overlay, self._waits = overlay, waits
+        self._open: dict[Line, set[int]] = {}
+        self._count = 0
+        self._loaded = False
+        #: Whose turn it is, from its first attempt to its end.
+        self._going: dict[Line, WorkKey] = {}
+        #: Ended while the store was being asked what is open.
+        self._ended: set[tuple[Line, int]] = set()
+        #: Lines whose next route is wanted, by a store that has folded this record.
+        self._wanted: OrderedDict[Line, int] = OrderedDict()
+        self._more = asyncio.Event()
+        #: Targets whose lines may have a first route that nobody has taken up.
+        self._heads: set[LaneKey] = set()
+
+    # -- what the owner tells -----------------------------------------------------------------
+
+    def joins(self, work: Work) -> bool:
+        """An event has come; whether it has to wait in line, or may go at once."""
+        line = self._line_of(work)
+        if line is None:
+            return False
+        alone = self._loaded and self._open.get(line, set()) <= {work.offset}
+        self._add(line, work.offset)
+        if alone:
+            self._going[line] = work.key
+        return not alone
+
+    def offer(self, work: Work) -> bool:
+        """Take up the first of a line, unless another has its turn: then its end comes first.
+
+        Returns:
+            False when there is no room for it.
+        """
+        line = self._line_of(work)
+        if line is None:
+            return self._engine.offer(work)
+        if self._going.get(line, work.key) != work.key:
+            return True
+        if not self._engine.offer(work):
+            return False
+        self._add(line, work.offset)
+        self._going[line] = work.key
+        return True
+
+    def adopted(self, work: Work) -> None:
+        """An event's first attempt was under way in this process already."""
+        line = self._line_of(work)
+        if line is not None:
+            self._add(line, work.offset)
+            self._going[line] = work.key
+
+    def recorded(self, work: Work, fact: DeliveryFact, offset: int) -> None:
+        """A fact about the route is durable."""
+        line = self._line_of(work)
+        if line is None:
+            return
+        if isinstance(fact, DeliveryParked):
+            if fact.reason == IN_LINE:
+                self._want(line, offset)
+        elif isinstance(fact, DeliveryClosed) or (
+            isinstance(fact, DeliveryAttempted) and fact.outcome in TERMINAL
+        ):
+            self._remove(line, work.offset)
+            if self._going.get(line) == work.key:
+                del self._going[line]
+            if not self._loaded or line in self._open:
+                self._want(line, offset)
+
+    def replay_requested(self, scope: Scope, fact: ReplayRequested, offset: int) -> None:
+        """Routes may have joined their lines."""
+        if fact.ordering_key is None:
+            return
+        for target in fact.targets:
+            line = Line(self._owner.shard, scope, target, fact.topic, fact.ordering_key)
+            self._add(line, fact.offset)
+            self._want(line, offset)
+
+    def _line_of(self, work: Work) -> Line | None:
+        if work.ordering_key is None:
+            return None
+        return Line(self._owner.shard, work.scope, work.target, work.topic, work.ordering_key)
+
+    def _add(self, line: Line, offset: int) -> None:
+        offsets = self._open.setdefault(line, set())
+        if offset not in offsets:
+            offsets.add(offset)
+            self._count += 1
+        if self._count > OPEN_MAX and self._loaded:
+            self._forget()
+
+    def _remove(self, line: Line, offset: int) -> None:
+        if not self._loaded:
+            self._ended.add((line, offset))
+        offsets = self._open.get(line)
+        if offsets is None or offset not in offsets:
+            return
+        offsets.remove(offset)
+        self._count -= 1
+        if not offsets:
+            del self._open[line]
+
+    def _forget(self) -> None:
+        log_line.info("too many routes wait in line to remember", shard=self._owner.shard, open=self._count)
+        self._open.clear()
+        self._going.clear()
+        self._count = 0
+        self._loaded = False
+
+    # -- what is open -------------------------------------------------------------------------
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it is known what is open."""
+        return self._loaded
+
+    async def load(self, offset: int) -> None:
+        """Ask the store what is open, once that has folded the shard up to `offset`."""
+        self._ended.clear()
+        await self._waits.store_has(offset)
+        snapshot = await patiently(lambda: self._read_model.lines(self._owner.shard, OPEN_MAX + 1))
+        if len(snapshot.routes) > OPEN_MAX or not self._overlay.admits(snapshot):
+            return
+        for route in snapshot.routes:
+            line = self._line(route)
+            if (line, route.offset) not in self._ended:
+                self._add(line, route.offset)
+        self._loaded = self._count <= OPEN_MAX
+        self._ended.clear()
+
+    async def find_heads(self) -> None:
+        """After the claim: take up the first of every line that is nobody's."""
+        for workspace_id, environment, target in await patiently(
+            lambda: self._read_model.targets_in_line(self._owner.shard)
+        ):
+            self._heads.add((workspace_id, environment, target))
+            self._waits.spill((workspace_id, environment), target, behind=False)
+
+    def _line(self, route: WaitingRoute) -> Line:
+        scope = (route.workspace_id, route.environment)
+        assert route.ordering_key is not None
+        return Line(self._owner.shard, scope, route.target, route.topic, route.ordering_key)
+
+    # -- who is next --------------------------------------------------------------------------
+
+    def wants_heads(self, lane: LaneKey) -> bool:
+        """Whether the target's lines are to be gone through when its lane has room; asked once."""
+        if lane not in self._heads:
+            return False
+        self._heads.remove(lane)
+        return True
+
+    def want_heads(self, lane: LaneKey) -> None:
+        """Not all of them found room."""
+        self._heads.add(lane)
+        self._waits.spill((lane[0], lane[1]), lane[2], behind=False)
+
+    def _want(self, line: Line, offset: int) -> None:
+        if line not in self._wanted and len(self._wanted) >= WANTED_MAX:
+            self.want_heads((*line.scope, line.target))
+            return
+        self._wanted[line] = max(offset, self._wanted.get(line, 0))
+        self._more.set()
+
+    async def run(self) -> None:
+        """Find the next of each line that wants it, for ever."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(LOOKERS):
+                group.create_task(self._look())
+
+    async def _look(self) -> None:
+        while True:
+            while not self._wanted:
+                self._more.clear()
+                await self._more.wait()
+            line, offset = self._wanted.popitem(last=False)
+            await self._next(line, offset)
+
+    async def _next(self, line: Line, offset: int) -> None:
+        """Take up the first of the line, if it waits for nothing else."""
+        tries = 0
+        while not self._owner.closed:
+            await self._waits.store_has(offset)
+            snapshot = await patiently(lambda: self._read_model.next_in_line(line))
+            if self._is_settled(snapshot, offset):
+                if not self._take(snapshot):
+                    self.want_heads((*line.scope, line.target))
+                return
+            await asyncio.sleep(min(backoff_s(tries), _AGAIN_S))
+            tries += 1
+
+    def _is_settled(self, snapshot: Waiting, offset: int) -> bool:
+        """Whether the store knows as much of the route as its owner."""
+        if snapshot.lifecycle_position <= offset or not self._overlay.admits(snapshot):
+            return False
+        return not any(self._overlay.knows(self._waits.work(route).key) for route in snapshot.routes)
+
+    def _take(self, snapshot: Waiting) -> bool:
+        """False: there was no room for it."""
+        for route in snapshot.routes:
+            if not route.in_line:
+                continue  # it comes by itself: from its topic, or at its time
+            work = self._waits.work(route)
+            if not self._engine.adopt(work) and not self.offer(work):
+                return False
+        return True
