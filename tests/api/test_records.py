@@ -13,11 +13,13 @@ from atlas.adapters.embedded_log import EmbeddedLog
 from atlas.adapters.system_clock import SystemClock
 from atlas.core.commands import Command, OpenProducer
 from atlas.core.facts import (
+    BREAKER_KEY,
     CONTROL_SCHEMA,
     CONTROL_TOPIC,
     EVENT_SCHEMA,
     LIFECYCLE_SCHEMA,
     LIFECYCLE_TOPIC,
+    PROGRESS_KEY,
     REPLAY_KEY,
     SCHEMA_HEADER,
     SHARD_KEY,
@@ -32,6 +34,11 @@ from tests.processes import Dev, eventually
 from tests.schemas.contract import check_record
 
 #: Kinds of facts that a short run writes; the others need hours, or a full target.
+KEYS: Final = {
+    "replay.requested": REPLAY_KEY,
+    "replay.progressed": PROGRESS_KEY,
+    "breaker.changed": BREAKER_KEY,
+}
 FACTS: Final = {
     "shard.claimed",
     "delivery.attempted",
@@ -153,7 +160,7 @@ def check_facts(found: list[tuple[Record, dict[str, Any]]]) -> None:
     assert {value.get("outcome") for _, value in found} >= {"delivered", "retry_scheduled", "failed"}
     for record, value in found:
         expected = value["event_id"].encode() if "event_id" in value else SHARD_KEY
-        assert record.key == (REPLAY_KEY if value["fact"] == "replay.requested" else expected), value
+        assert record.key == KEYS.get(value["fact"], expected), value
 
 
 def check_commands(found: Iterable[dict[str, Any]]) -> None:
