@@ -12,6 +12,8 @@ from tests.faults_receiver import FINE, FLAKY, TIMEOUT_MS, Receiver
 #: Routes of the stream `orders`, by environment; the stream `bare` has none.
 ROUTES: Final = {"live": ("wf_fine", "wf_flaky"), "test": ("wf_test_fine",)}
 TEMPERS: Final = {"wf_fine": FINE, "wf_flaky": FLAKY, "wf_test_fine": FINE}
+#: Of those, the ones that keep the order of a key.
+ORDERED: Final = ("wf_fine",)
 RETRY_SCHEDULE_S: Final = (1, 1, 1)
 
 
@@ -25,6 +27,7 @@ async def set_up(clients: Clients, receiver: Receiver) -> dict[str, str]:
                 "url": receiver.url(target),
                 "timeout_ms": TIMEOUT_MS,
                 "retry_schedule_seconds": RETRY_SCHEDULE_S,
+                "ordered": target in ORDERED,
             }
             made = await clients.make(environment, "/v1/workflows", workflow)
             secrets[target] = made["secret"]

@@ -8,7 +8,9 @@ from typing import Final
 from tests.invariants_breaks import (
     LAST_FACT,
     Bad,
+    arrivals_reversed,
     both,
+    ordered_to_a,
     with_polls,
     with_records,
     with_shown,
@@ -20,6 +22,11 @@ from tests.invariants_log import reading_of
 from tests.invariants_samples import claim, event_record, made, shown, tried
 
 BAD_LOGS: Final[list[Bad]] = [
+    (
+        "a later event of a key first at an ordered workflow",
+        Rule.RECEIVED_OUT_OF_ORDER,
+        both(ordered_to_a, arrivals_reversed),
+    ),
     # 1
     ("an answered event is not in the log", Rule.LOST, with_records(without=(2,))),
     ("an answered keyed event is not in the log", Rule.LOST, with_records(without=(1,))),

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
+import orjson
+
 from tests.invariants_history import Arrival, History, LogRecord, Poll, Rule, Shown, Try
 from tests.invariants_samples import good_history
 
@@ -51,6 +53,21 @@ def without_shown(event_id: str) -> Break:
 
 def with_polls(*extra: Poll) -> Break:
     return lambda history: replace(history, polls=(*history.polls, *extra))
+
+
+def ordered_to_a(history: History) -> History:
+    """The same run, `wf_a` being an ordered workflow."""
+    records = [
+        replace(each, value=orjson.dumps({**each.json, "ordered_routes": ["wf_a"]}))
+        if each.is_event and each.json.get("ordering_key")
+        else each
+        for each in history.records
+    ]
+    return replace(history, records=records, readings=())
+
+
+def arrivals_reversed(history: History) -> History:
+    return replace(history, arrivals=tuple(reversed(history.arrivals)))
 
 
 def both(first: Break, second: Break) -> Break:

@@ -196,6 +196,7 @@ class Rule(Enum):
     OFFSET_TWICE = (3, "two records at one offset")
     OFFSET_LEFT_OUT = (3, "offsets with a gap")
     OUT_OF_ORDER = (3, "a client's events with one ordering key are out of order")
+    RECEIVED_OUT_OF_ORDER = (3, "a receiver got events of a key out of order, where that is kept")
     KEY_SPLIT = (3, "one ordering key in several partitions")
 
     NOT_HEALED = (4, "not healed within the bound")

@@ -16,6 +16,7 @@ from tests.invariants_breaks import (
     LAST_FACT,
     Break,
     both,
+    ordered_to_a,
     poll,
     with_arrivals,
     with_polls,
@@ -61,6 +62,7 @@ def test_a_violation_names_the_ids_involved() -> None:
 
 
 FINE: Final[list[tuple[str, Break]]] = [
+    ("events of a key in order at an ordered workflow", ordered_to_a),
     ("nothing happened", lambda _: History()),
     ("the whole sample", lambda history: history),
     (
