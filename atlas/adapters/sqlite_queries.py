@@ -265,15 +265,20 @@ _LINES: Final = f"""INDEXED BY routes_in_line WHERE partition = :shard AND order
     AND {OPEN}"""
 _LINES_OF: Final = f"{_LINES} AND scope = {SCOPE} AND target = :target"
 _IN_LINE: Final = f"{_LINES_OF} AND parked AND due_at_ms IS NULL"
+#: One that waits for its time, or for room, has its turn, though a replay before it came later.
+_NONE_DUE: Final = """NOT EXISTS (SELECT 1 FROM routes AS x INDEXED BY routes_of_lines_due
+    WHERE x.partition = routes.partition AND x.scope = routes.scope AND x.target = routes.target
+    AND x.topic = routes.topic AND x.ordering_key = routes.ordering_key AND x.ordering_key IS NOT NULL
+    AND x.due_at_ms IS NOT NULL)"""
 #: Open routes that keep order.
 LINES: Final = _waiting(_LINES)
 NEXT_IN_LINE: Final = _waiting(
     f"""{_LINES_OF} AND topic = (SELECT n FROM topics WHERE topics.topic = :topic)
-    AND ordering_key = :ordering_key ORDER BY place, offset"""  # noqa: S608  # constants of this module
+    AND ordering_key = :ordering_key AND {_NONE_DUE} ORDER BY place, offset"""  # noqa: S608  # constants of this module
 )
 IN_LINE: Final = _waiting(f"{_IN_LINE} ORDER BY place, offset")
 HEADS: Final = _waiting(
-    f"""{_IN_LINE} AND NOT EXISTS (SELECT 1 FROM routes AS x INDEXED BY routes_in_line
+    f"""{_IN_LINE} AND {_NONE_DUE} AND NOT EXISTS (SELECT 1 FROM routes AS x INDEXED BY routes_in_line
         WHERE x.partition = routes.partition AND x.scope = routes.scope AND x.target = routes.target
         AND x.topic = routes.topic AND x.ordering_key = routes.ordering_key AND x.ordering_key IS NOT NULL
         AND x.{OPEN} AND (x.place, x.offset) < (routes.place, routes.offset)) ORDER BY place, offset"""  # noqa: S608  # constants of this module

@@ -69,6 +69,8 @@ DDL: Final = (
         WHERE {OPEN}""",
     f"""CREATE INDEX routes_in_line ON routes (partition, scope, target, topic, ordering_key, place, offset)
         WHERE ordering_key IS NOT NULL AND {OPEN}""",
+    """CREATE INDEX routes_of_lines_due ON routes (partition, scope, target, topic, ordering_key)
+        WHERE ordering_key IS NOT NULL AND due_at_ms IS NOT NULL""",
     """CREATE INDEX routes_waiting ON routes (partition, scope, target, due_at_ms, offset)
         WHERE due_at_ms IS NOT NULL""",
     """CREATE INDEX routes_due ON routes (partition, due_at_ms) WHERE due_at_ms IS NOT NULL""",

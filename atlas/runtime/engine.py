@@ -154,6 +154,10 @@ class Engine:
         """Whether this very work stands for its route here: else another took its place, or it ended."""
         return self._here.get(work.key) is work
 
+    def has(self, key: WorkKey) -> bool:
+        """Whether the route waits here or is under way."""
+        return key in self._here
+
     def forget(self, work: Work) -> None:
         """The route is no longer here."""
         if self._here.get(work.key) is work:

@@ -155,6 +155,8 @@ class Lane:
                 self.spill(work.owner)
                 if work.first:
                     work.owner.park(work, BREAKER)
+                elif work.ordering_key is not None:
+                    work.owner.shed(work)
 
     def _pass_over(self) -> bool:
         """The first route's shard may start nothing now: bring one of another to the front, if there is one.

@@ -60,7 +60,11 @@ class Lines:
         self._overlay, self._waits = overlay, waits
         self._open: dict[Line, set[int]] = {}
         self._count = 0
-        self._loaded = False
+        self._loaded = self._loading = False
+        #: Events whose first fact is not durable yet: the store need not have them.
+        self._young: set[tuple[Line, int]] = set()
+        #: The newest request for a replay.
+        self._requested = -1
         #: Whose turn it is, from its first attempt to its end.
         self._going: dict[Line, WorkKey] = {}
         #: Ended while the store was being asked what is open.
@@ -79,9 +83,10 @@ class Lines:
         if line is None:
             return False
         alone = self._loaded and self._open.get(line, set()) <= {work.offset}
+        self._young.add((line, work.offset))
         self._add(line, work.offset)
         if alone:
-            self._going[line] = work.key
+            self._begin(line, work.key)
         return not alone
 
     def offer(self, work: Work) -> bool:
@@ -98,21 +103,27 @@ class Lines:
         if not self._engine.offer(work):
             return False
         self._add(line, work.offset)
-        self._going[line] = work.key
+        self._begin(line, work.key)
         return True
 
     def adopted(self, work: Work) -> None:
         """An event's first attempt was under way in this process already."""
         line = self._line_of(work)
         if line is not None:
+            self._young.add((line, work.offset))
             self._add(line, work.offset)
-            self._going[line] = work.key
+            self._begin(line, work.key)
+
+    def shed(self, lane: LaneKey) -> None:
+        """The first of some lines wait in the lane no longer: they are found again when it has room."""
+        self._heads.add(lane)
 
     def recorded(self, work: Work, fact: DeliveryFact, offset: int) -> None:
         """A fact about the route is durable."""
         line = self._line_of(work)
         if line is None:
             return
+        self._young.discard((line, work.offset))
         if isinstance(fact, DeliveryParked):
             if fact.reason == IN_LINE:
                 self._want(line, offset)
@@ -129,6 +140,7 @@ class Lines:
         """Routes may have joined their lines."""
         if fact.ordering_key is None:
             return
+        self._requested = offset
         for target in fact.targets:
             line = Line(self._owner.shard, scope, target, fact.topic, fact.ordering_key)
             self._add(line, fact.offset)
@@ -139,16 +151,23 @@ class Lines:
             return None
         return Line(self._owner.shard, work.scope, work.target, work.topic, work.ordering_key)
 
+    def _begin(self, line: Line, key: WorkKey) -> None:
+        self._going[line] = key
+        if len(self._going) > OPEN_MAX:  # of those that wait for a retry the store knows
+            self._going = {line: key for line, key in self._going.items() if self._engine.has(key)}
+
     def _add(self, line: Line, offset: int) -> None:
+        if not self._loaded and not self._loading:
+            return
         offsets = self._open.setdefault(line, set())
         if offset not in offsets:
             offsets.add(offset)
             self._count += 1
-        if self._count > OPEN_MAX and self._loaded:
+        if self._count > OPEN_MAX:
             self._forget()
 
     def _remove(self, line: Line, offset: int) -> None:
-        if not self._loaded:
+        if self._loading:
             self._ended.add((line, offset))
         offsets = self._open.get(line)
         if offsets is None or offset not in offsets:
@@ -159,11 +178,12 @@ class Lines:
             del self._open[line]
 
     def _forget(self) -> None:
-        log_line.info("too many routes wait in line to remember", shard=self._owner.shard, open=self._count)
+        if self._loaded:
+            log_line.info("too many routes wait in line to remember", shard=self._owner.shard)
         self._open.clear()
-        self._going.clear()
+        self._ended.clear()
         self._count = 0
-        self._loaded = False
+        self._loaded = self._loading = False
 
     # -- what is open -------------------------------------------------------------------------
 
@@ -174,16 +194,19 @@ class Lines:
 
     async def load(self, offset: int) -> None:
         """Ask the store what is open, once that has folded the shard up to `offset`."""
-        self._ended.clear()
-        await self._waits.store_has(offset)
+        self._loading = True
+        for line, young in self._young:
+            self._add(line, young)
+        await self._waits.store_has(max(offset, self._requested))
         snapshot = await patiently(lambda: self._read_model.lines(self._owner.shard, OPEN_MAX + 1))
         if len(snapshot.routes) > OPEN_MAX or not self._overlay.admits(snapshot):
+            self._forget()
             return
         for route in snapshot.routes:
             line = self._line(route)
             if (line, route.offset) not in self._ended:
                 self._add(line, route.offset)
-        self._loaded = self._count <= OPEN_MAX
+        self._loaded, self._loading = self._loading, False
         self._ended.clear()
 
     async def find_heads(self) -> None:

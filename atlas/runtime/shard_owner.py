@@ -309,6 +309,9 @@ class ShardOwner:
         )
         self.settle(work, parked)
 
+    def shed(self, work: Work) -> None:
+        self._waiting.lines.shed(work.lane)
+
     def position(self) -> int:
         """Events read, and decided upon or waiting."""
         return sum(self._undecided.positions().values())

@@ -305,9 +305,13 @@ class WaitingRoutes:
         snapshot = await patiently(
             lambda: self._read_model.in_line(shard, lane.scope, lane.target, limit, heads=True)
         )
-        fresh = self.fresh(snapshot) if self._overlay.admits(snapshot) else []
+        if not self._overlay.admits(snapshot):
+            self.lines.want_heads(lane.key)
+            return 0
+        fresh = self.fresh(snapshot)
+        unsure = any(self._overlay.knows(self.work(route).key) for route in snapshot.routes)
         taken = sum(self.lines.offer(self.work(route)) for route in fresh)
-        if taken < len(snapshot.routes):
+        if taken < len(fresh) or unsure or len(snapshot.routes) >= limit:
             self.lines.want_heads(lane.key)
         return taken
 

@@ -47,6 +47,9 @@ class Owner(Protocol):
     def park(self, work: Work, reason: str) -> None:
         """Have the route wait in the log."""
 
+    def shed(self, work: Work) -> None:
+        """It keeps order, and has lost its place in memory: the store has it."""
+
     def tell(self, fact: BreakerChanged) -> None:
         """Record how a target's breaker stands."""
 
