@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from atlas.core.errors import InvalidRequest
+from atlas.core.filter_matching import Filters
 from atlas.core.filters import (
     ACTOR_FIELDS,
     FILTER_ALTERNATIVES_MAX,
     FILTER_BYTES_MAX,
+    FILTER_KEYS_MAX,
     FILTER_PATH_CHARS_MAX,
     FILTER_PATHS_MAX,
-    FILTER_VALUES_MAX,
-    Filters,
     check_filter,
 )
+from atlas.core.limits import DATA_BYTES
 
 Event = dict[str, Any]
 
@@ -113,13 +116,38 @@ def test_an_event_without_actor_and_metadata() -> None:
     assert not matches({"actor.id": [{"anything_but": ["u"]}]}, bare)
 
 
-def test_only_so_many_values_of_arrays_are_looked_at() -> None:
-    values = ["x"] * (FILTER_VALUES_MAX - 1)
-    assert matches({"data.a": ["y"]}, event(a=[*values, "y"]))
-    assert not matches({"data.a": ["y"]}, event(a=["x", *values, "y"]))
-    inside = [{"b": "x"}] * (FILTER_VALUES_MAX - 1)
-    assert matches({"data.a.b": ["y"]}, event(a=[*inside, {"b": "y"}]))
-    assert not matches({"data.a.b": ["y"]}, event(a=[{"b": "x"}, *inside, {"b": "y"}]))
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"a": {"b": [*range(1_000), "y"]}},
+        {"a": [{"b": number} for number in range(1_000)] + [{"b": "y"}]},
+        {"a": [[{"b": [number]}] for number in range(1_000)] + [[[{"b": [["y"]]}]]]},
+    ],
+)
+def test_every_element_of_an_array_counts(data: dict[str, Any]) -> None:
+    assert matches({"data.a.b": ["y"]}, event(**data))
+    assert matches({"data.a.b": [{"prefix": "y"}]}, event(**data))
+    assert matches({"data.a.b": [{"numeric": [">", 998]}]}, event(**data))
+    assert not matches({"data.a.b": [{"anything_but": ["y"]}]}, event(**data))
+    assert not matches({"data.a.b": ["x", True, None, {"exists": False}]}, event(**data))
+
+
+def test_an_empty_array_at_the_end_of_a_path_through_arrays_is_there() -> None:
+    assert matches({"data.a.b": [{"exists": True}]}, event(a=[{}, {"b": []}]))
+    assert not matches({"data.a.b": [{"exists": False}]}, event(a=[{"b": [[]]}]))
+
+
+def test_what_is_below_a_path_and_what_it_is_are_asked_apart() -> None:
+    both = {"data.a": [{"exists": True}], "data.a.b": [1], "data.a.b.c": [{"exists": False}]}
+    assert matches(both, event(a={"b": 1}))
+    assert not matches(both, event(a={"b": {"c": 1}}))
+    assert matches(both, event(a=[{"b": 1}, 2]))
+
+
+@pytest.mark.parametrize("last", ["z", "\U0010ffff", "\ud7ff", "z\U0010ffff\U0010ffff"])
+def test_prefixes_end_where_the_next_character_would_begin(last: str) -> None:
+    for value, expected in ((last, True), (last + "\U0010ffff", True), (last[:-1], False), ("{", False)):
+        assert matches({"data.a": [{"prefix": last}]}, event(a=value)) is expected, value
 
 
 # --- the rules once more, as slowly as they can be read
@@ -188,6 +216,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
     max_leaves=8,
 )
+texts = st.text(st.sampled_from("ab\ud7ff\U0010ffff"), max_size=4)
 comparison = st.tuples(st.sampled_from(["=", "<", "<=", ">", ">="]), st.integers(-2, 2) | st.just(0.5))
 alternatives = (
     literals
@@ -219,6 +248,94 @@ def test_each_means_what_the_rules_say(
     assert all_matches(written, event(**data)) == expected
 
 
+@given(
+    st.lists(literals | texts | st.lists(literals | texts, max_size=9), max_size=30),
+    st.lists(
+        st.lists(
+            alternatives | texts | st.builds(lambda text: {"prefix": text}, texts), min_size=1, max_size=9
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+)
+def test_many_values_and_many_alternatives(array: list[Any], asked: list[list[Any]]) -> None:
+    expected = [any(holds(each, [array]) for each in wanted) for wanted in asked]
+    assert all_matches([{"data.a": wanted} for wanted in asked], event(a=array)) == expected
+
+
+flat = st.dictionaries(st.sampled_from(["id", "ip", "a.b"]), st.sampled_from(["", "a", "ab"]), max_size=2)
+flat_paths = st.sampled_from(
+    ["actor", "actor.id", "actor.ip", "metadata", "metadata.id", "metadata.a.b", "type"]
+)
+
+
+@given(
+    st.none() | flat,
+    st.none() | flat,
+    st.lists(
+        st.dictionaries(flat_paths, st.lists(alternatives, min_size=1, max_size=2)), min_size=1, max_size=4
+    ),
+)
+def test_the_other_parts_of_an_event(
+    actor: dict[str, str] | None, metadata: dict[str, str] | None, asked: list[dict[str, list[Any]]]
+) -> None:
+    parts = {"type": "a.b", "actor": actor, "metadata": metadata}
+
+    def at(path: str) -> list[Any]:
+        root, *keys = path.split(".", 1)
+        return [] if parts[root] is None else found(parts[root], keys)
+
+    expected = [all(any(holds(e, at(path)) for e in wanted) for path, wanted in d.items()) for d in asked]
+    assert all_matches(asked, {**parts, "data": {}}) == expected
+
+
+# --- cost
+
+
+def nested(levels: int) -> list[Any]:
+    return [] if levels == 0 else [nested(levels - 1) for _ in range(100)]
+
+
+def prefixes(number: int) -> list[Any]:
+    return [{"prefix": f"{number:02d}{i:02d}"} for i in range(25)]
+
+
+def ranges(number: int) -> list[Any]:
+    return [{"numeric": [">", 100 * number + i]} for i in range(20)]
+
+
+def absent(number: int) -> dict[str, Any]:
+    return {f"data.a.k{number}_{i}": [{"exists": False}] for i in range(FILTER_PATHS_MAX)}
+
+
+@pytest.mark.parametrize(
+    ("definitions", "data"),
+    [
+        ([absent(n) for n in range(20)], {"a": [nested(2) for _ in range(8)]}),
+        ([absent(n) for n in range(20)], {"a": [{} for _ in range(10_000)]}),
+        (
+            [{f"data.{c}": prefixes(n) for c in "abcdef"} for n in range(20)],
+            {c: [f"z{n:x}" for n in range(5_000)] for c in "abcdef"},
+        ),
+        ([{f"data.{c}": ranges(n) for c in "abcdef"} for n in range(20)], {"a": [-n for n in range(35_000)]}),
+    ],
+)
+def test_an_event_costs_no_more_than_its_size(
+    definitions: list[dict[str, Any]], data: dict[str, Any]
+) -> None:
+    """Each took seconds when every filter walked every array, and tried every value, for itself."""
+    for definition in definitions:
+        check_filter(definition)
+    assert len(orjson.dumps(data)) < DATA_BYTES
+    filters = Filters(definitions)
+    took_s = []
+    for _ in range(3):
+        started_s = time.process_time()
+        filters.passed("a.b", None, None, data)
+        took_s.append(time.process_time() - started_s)
+    assert min(took_s) < 0.5
+
+
 def path_of(keys: list[str]) -> str:
     return "data." + ".".join(key.replace("\\", "\\\\").replace(".", "\\.") for key in keys)
 
@@ -236,6 +353,13 @@ def path_of(keys: list[str]) -> str:
         ({"actor.name": ["a"]}, "filter.actor.name"),
         ({"data.": ["a"]}, "filter.data."),
         ({"data.a..b": ["a"]}, "filter.data.a..b"),
+        ({"data.a\\b": ["a"]}, "filter.data.a\\b"),
+        ({"data.a\\": ["a"]}, "filter.data.a\\"),
+        ({"data.a\\\\\\": ["a"]}, "filter.data.a\\\\\\"),
+        ({"metadata.": ["a"]}, "filter.metadata."),
+        ({"metadatum": ["a"]}, "filter.metadatum"),
+        ({"Data.a": ["a"]}, "filter.Data.a"),
+        ({"actor.id.x": ["a"]}, "filter.actor.id.x"),
         ({"data.a": "x"}, "filter.data.a"),
         ({"data.a": []}, "filter.data.a"),
         ({"data.a": None}, "filter.data.a"),
@@ -267,30 +391,59 @@ def long_path(chars: int) -> dict[str, Any]:
     return {"data." + "a" * (chars - len("data.")): ["x"]}
 
 
-def of_bytes(count: int) -> dict[str, Any]:
-    return {"type": ["x" * (count - len('{"type":[""]}'))]}
+def deep_path(keys: int) -> dict[str, Any]:
+    return {"data" + ".a" * keys: ["x"]}
+
+
+def of_bytes(count: int, text: str = "") -> dict[str, Any]:
+    """One literal, which begins with `text`."""
+    return {"type": [text + "x" * (count - len('{"type":[""]}') - len(text.encode()))]}
 
 
 @pytest.mark.parametrize(
-    ("most", "beyond"),
+    ("most", "beyond", "field"),
     [
         (
             {f"data.k{i}": ["x"] for i in range(FILTER_PATHS_MAX)},
             {f"data.k{i}": ["x"] for i in range(FILTER_PATHS_MAX + 1)},
+            "filter",
         ),
-        ({"type": ["x"] * FILTER_ALTERNATIVES_MAX}, {"type": ["x"] * (FILTER_ALTERNATIVES_MAX + 1)}),
+        (
+            {"type": ["x"] * FILTER_ALTERNATIVES_MAX},
+            {"type": ["x"] * (FILTER_ALTERNATIVES_MAX + 1)},
+            "filter.type",
+        ),
         (
             {"type": [{"anything_but": ["x"] * FILTER_ALTERNATIVES_MAX}]},
             {"type": [{"anything_but": ["x"] * (FILTER_ALTERNATIVES_MAX + 1)}]},
+            "filter.type.0.anything_but",
         ),
-        (long_path(FILTER_PATH_CHARS_MAX), long_path(FILTER_PATH_CHARS_MAX + 1)),
-        (of_bytes(FILTER_BYTES_MAX), of_bytes(FILTER_BYTES_MAX + 1)),
+        (
+            long_path(FILTER_PATH_CHARS_MAX),
+            long_path(FILTER_PATH_CHARS_MAX + 1),
+            "filter." + next(iter(long_path(FILTER_PATH_CHARS_MAX))),
+        ),
+        (
+            deep_path(FILTER_KEYS_MAX),
+            deep_path(FILTER_KEYS_MAX + 1),
+            "filter.data" + ".a" * (FILTER_KEYS_MAX + 1),
+        ),
+        (of_bytes(FILTER_BYTES_MAX), of_bytes(FILTER_BYTES_MAX + 1), "filter"),
+        (of_bytes(FILTER_BYTES_MAX, "é"), of_bytes(FILTER_BYTES_MAX + 1, "é"), "filter"),
     ],
 )
-def test_limits(most: dict[str, Any], beyond: dict[str, Any]) -> None:
+def test_limits(most: dict[str, Any], beyond: dict[str, Any], field: str) -> None:
     check_filter(most)
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidRequest) as refused:
         check_filter(beyond)
+    assert refused.value.field == field
+
+
+def test_the_deepest_path_reaches_its_value() -> None:
+    data: Any = 1
+    for _ in range(FILTER_KEYS_MAX):
+        data = {"a": data}
+    assert matches({"data" + ".a" * FILTER_KEYS_MAX: [1]}, event(**data))
 
 
 def test_every_field_of_an_actor_is_a_path() -> None:
