@@ -44,9 +44,7 @@ class Routes:
 
     def of(self, event: CheckedEvent, stream: Stream) -> Routing:
         """The routes of an event about to be accepted, in the order of the stream's."""
-        known = self._known.get(stream.topic)
-        if known is None or known.position != self._registry.position or known.stream is not stream:
-            known = self._known[stream.topic] = self._look(stream, known)
+        known = self._of(stream)
         routes = known.all.routes
         if known.filters is not None:
             passed = known.filters.passed(event.type, event.actor, event.metadata, event.data)
@@ -56,6 +54,16 @@ class Routes:
         if event.ordering_key is None:
             return Routing(routes)
         return Routing(routes, tuple(target for target in routes if target in known.ordered))
+
+    def ready(self, stream: Stream) -> Filters | None:
+        """The filters of the stream's routes; None if every route takes every event."""
+        return self._of(stream).filters
+
+    def _of(self, stream: Stream) -> _Known:
+        known = self._known.get(stream.topic)
+        if known is None or known.position != self._registry.position or known.stream is not stream:
+            known = self._known[stream.topic] = self._look(stream, known)
+        return known
 
     def _look(self, stream: Stream, before: _Known | None) -> _Known:
         scope, routes = (stream.workspace_id, stream.environment), stream.default_routes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from atlas.gateway.routes import Routes
 from tests.gateway.harness import EVENT, Gateway, gateway
 from tests.virtual_time import VirtualClock, virtual_time
 
@@ -77,3 +78,42 @@ async def test_a_workflow_made_anew_under_its_id_has_its_own_filter(
         await g.workflow("wf_b", filter=LARGE)
         await g.live.patch("/v1/event-streams/orders-prod", {"default_routes": ["wf_a", "wf_b"]})
         assert await sent(g, 5) == ["wf_a"]
+
+
+@virtual_time
+async def test_a_batch_sent_again_gets_the_routes_of_the_first(clock: VirtualClock, tmp_path: Path) -> None:
+    async with gateway(clock, tmp_path) as g:
+        await g.workflow("wf_a", filter=LARGE)
+        await g.stream("orders-prod", default_routes=["wf_a"])
+        events = [{**EVENT, "data": {"total_cents": cents}} for cents in (1, 10_000)]
+        events.append({**events[0], "idempotency_key": "own"})
+        key = [("Idempotency-Key", "batch")]
+        first = (await g.live.post(f"{PATH}/batch", {"events": events}, key)).json()["data"]
+        assert [routes(item["event"]) for item in first] == [[], ["wf_a"], []]
+        await g.live.patch("/v1/workflows/wf_a", {"filter": None})
+        again = (await g.live.post(f"{PATH}/batch", {"events": events}, key)).json()["data"]
+        assert again == first
+        other = await g.live.post(f"{PATH}/batch", {"events": events}, [("Idempotency-Key", "other")])
+        assert [routes(item["event"]) for item in other.json()["data"]] == [["wf_a"], ["wf_a"], []]
+
+
+@virtual_time
+async def test_filters_are_made_ready_again_only_when_they_are_others(
+    clock: VirtualClock, tmp_path: Path
+) -> None:
+    async with gateway(clock, tmp_path) as g:
+        for target in ("wf_a", "wf_b"):
+            await g.workflow(target, filter=LARGE)
+        await g.stream("orders-prod", default_routes=["wf_a", "wf_b"])
+        stream = g.registry.state.streams[(g.workspace_id, "live")]["orders-prod"]
+        known = Routes(g.registry)
+        ready = known.ready(stream)
+        assert ready is not None
+        await g.workspace("Other")
+        await g.live.patch("/v1/workflows/wf_a", {"url": "https://elsewhere.acme.example"})
+        assert known.ready(stream) is ready
+        await g.live.patch("/v1/workflows/wf_a", {"filter": {"type": ["a.b"]}})
+        assert known.ready(stream) is not ready
+        await g.live.patch("/v1/workflows/wf_a", {"filter": {}})
+        await g.live.patch("/v1/workflows/wf_b", {"filter": None})
+        assert known.ready(stream) is None

@@ -118,6 +118,28 @@ def test_what_was_accepted_shows_at_once_and_pages_are_whole(atlas: Installation
     await_status(gateway, ids)
 
 
+def test_filters_decide_at_acceptance_and_for_good(atlas: Installation, receiver: Receiver) -> None:
+    gateway = atlas.nodes[0]
+    make_route(gateway, "even", receiver, filter={"data.number": [0, 2, 4]})
+    make_route(gateway, "odd", receiver, filter={"data.number": [{"anything_but": [0, 2, 4]}]})
+    both = {"default_routes": ["wf_odd", "wf_even"]}
+    assert gateway.request("PATCH", "/v1/event-streams/stream-even", both).status == 200
+    ids = send(gateway, "even", 5)
+    await_status(gateway, ids)
+    assert numbers(receiver.at("/even")) == [0, 2, 4]
+    assert numbers(receiver.at("/odd")) == [1, 3]
+    first = gateway.request("POST", "/v1/events", event("stream-even", 6), **{"Idempotency-Key": "filters"})
+    assert [route["workflow_id"] for route in first.value["routes"]] == ["wf_odd"]
+    assert gateway.request("PATCH", "/v1/workflows/wf_even", {"filter": None}).status == 200
+    again = gateway.request("POST", "/v1/events", event("stream-even", 6), **{"Idempotency-Key": "filters"})
+    assert (again.status, again.content) == (202, first.content)
+    fresh = gateway.request("POST", "/v1/events", event("stream-even", 6))
+    assert [route["workflow_id"] for route in fresh.value["routes"]] == ["wf_odd", "wf_even"]
+    await_status(gateway, [first.value["id"], fresh.value["id"]])
+    assert numbers(receiver.at("/even")) == [0, 2, 4, 6]
+    assert numbers(receiver.at("/odd")) == [1, 3, 6, 6]
+
+
 def test_a_gateway_restarts_into_the_same_answers(atlas: Installation, receiver: Receiver) -> None:
     gateway = atlas.nodes[0]
     make_route(gateway, "again", receiver)
