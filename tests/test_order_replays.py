@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from atlas.core.facts import LIFECYCLE_SCHEMA, LIFECYCLE_TOPIC, REPLAY_KEY, SCHEMA_HEADER, encode
 from atlas.core.projection import replay_request
 from atlas.ports.log import NewRecord, TopicPartition
 from atlas.ports.sender import DeliveryResult
-from tests.simulation import DOWN, OK, REFUSED, Sent, Simulation
+from tests.simulation import DOWN, OK, REFUSED, Sent, Simulation, answer_ok, refuse
 from tests.test_takeover import check_rebuild
 from tests.virtual_time import VirtualClock, pass_time, virtual_time
 
@@ -135,7 +137,7 @@ async def test_a_replay_asked_for_later_goes_later(clock: VirtualClock, tmp_path
 async def test_a_replay_does_not_pass_an_event_that_came_before_its_request(
     clock: VirtualClock, tmp_path: Path
 ) -> None:
-    """The gateway asked where the partition ends, an event came and went, and then the request landed."""
+    """The gateway asked where the partition ends, then an event came, and then the request landed."""
     async with Simulation(clock, tmp_path, shards=1) as sim:
         receiver, [old] = await begin(sim, 1, takes_s=2.0)
         end = await end_of(sim, old)
@@ -206,3 +208,26 @@ async def test_replays_put_back_by_the_breaker_go_on(clock: VirtualClock, tmp_pa
         await pass_time(120)
         receiver.answers, receiver.takes_s = {}, 0.01
         await sim.until_status(ids, "delivered", 900)
+
+
+@virtual_time
+async def test_what_is_remembered_of_open_lines_is_bounded(
+    clock: VirtualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atlas.runtime.lines.OPEN_MAX", 50)
+    async with Simulation(clock, tmp_path, shards=1) as sim:
+        await sim.workflow("wf_a", ordered=True, retry_schedule_seconds=(30,) * 10)
+        await sim.stream("orders", ["wf_a"])
+        sim.sender.targets[URL] = refuse
+        process = sim.process()
+        await pass_time(20)
+        ids = []
+        for _ in range(10):
+            ids += await sim.accept("orders", 50, ordering_key="k")
+        await pass_time(20)
+        (owner,) = process.deliverer.owners()
+        assert not owner.waiting.lines.loaded
+        assert len(owner.waiting.lines) <= 5, "the line, and whose turn it is"
+        sim.sender.targets[URL] = answer_ok
+        await sim.until_status(ids, "delivered", 900)
+        assert list(dict.fromkeys(s.event_id for s in sim.sender.sent)) == ids

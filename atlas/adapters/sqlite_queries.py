@@ -234,12 +234,16 @@ _WAITING_ROUTE: Final = _object(
 
 def _waiting(routes: str) -> str:
     """SQL for a `Waiting` of the rows of `routes` that this selects, in its order."""
+    return _waiting_of(f"SELECT routes.* FROM routes {routes}")  # noqa: S608  # constants of this module
+
+
+def _waiting_of(rows: str) -> str:
     return f"""SELECT json_object(
         'incarnation', (SELECT incarnation FROM meta),
         'lifecycle_position', coalesce((SELECT next_offset FROM positions
             WHERE topic = '{LIFECYCLE_TOPIC}' AND partition = :shard), 0),
         'routes', json((SELECT json_group_array({_WAITING_ROUTE}) FROM
-            (SELECT routes.* FROM routes {routes} LIMIT :limit) AS r
+            ({rows} LIMIT :limit) AS r
             CROSS JOIN scopes AS s ON s.n = r.scope CROSS JOIN topics AS t ON t.n = r.topic)))"""  # noqa: S608  # constants of this module
 
 
@@ -265,31 +269,44 @@ _LINES: Final = f"""INDEXED BY routes_in_line WHERE partition = :shard AND order
     AND {OPEN}"""
 _LINES_OF: Final = f"{_LINES} AND scope = {SCOPE} AND target = :target"
 _IN_LINE: Final = f"{_LINES_OF} AND parked AND due_at_ms IS NULL"
-#: One that waits for its time, or for room, has its turn, though a replay before it came later.
-_NONE_DUE: Final = """NOT EXISTS (SELECT 1 FROM routes AS x INDEXED BY routes_of_lines_due
-    WHERE x.partition = routes.partition AND x.scope = routes.scope AND x.target = routes.target
-    AND x.topic = routes.topic AND x.ordering_key = routes.ordering_key AND x.ordering_key IS NOT NULL
-    AND x.due_at_ms IS NOT NULL)"""
+_LINE_TOPIC: Final = (
+    "topic = (SELECT n FROM topics WHERE topics.topic = :topic) AND ordering_key = :ordering_key"
+)
+_DUE: Final = f"""INDEXED BY routes_of_lines_due WHERE partition = :shard
+    AND ordering_key IS NOT NULL AND due_at_ms IS NOT NULL AND scope = {SCOPE} AND target = :target"""
 #: Open routes that keep order.
 LINES: Final = _waiting(_LINES)
-NEXT_IN_LINE: Final = _waiting(
-    f"""{_LINES_OF} AND topic = (SELECT n FROM topics WHERE topics.topic = :topic)
-    AND ordering_key = :ordering_key AND {_NONE_DUE} ORDER BY place, offset"""  # noqa: S608  # constants of this module
+#: Of a line where none has its turn, and waits for its time or for room: a replay may have a place before it.
+NEXT_IN_LINE: Final = _waiting_of(
+    f"""SELECT routes.* FROM (SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM routes {_DUE} AND {_LINE_TOPIC}))
+    CROSS JOIN routes {_LINES_OF} AND {_LINE_TOPIC} ORDER BY place, offset"""  # noqa: S608  # constants of this module
 )
 IN_LINE: Final = _waiting(f"{_IN_LINE} ORDER BY place, offset")
-HEADS: Final = _waiting(
-    f"""{_IN_LINE} AND {_NONE_DUE} AND NOT EXISTS (SELECT 1 FROM routes AS x INDEXED BY routes_in_line
-        WHERE x.partition = routes.partition AND x.scope = routes.scope AND x.target = routes.target
-        AND x.topic = routes.topic AND x.ordering_key = routes.ordering_key AND x.ordering_key IS NOT NULL
-        AND x.{OPEN} AND (x.place, x.offset) < (routes.place, routes.offset)) ORDER BY place, offset"""  # noqa: S608  # constants of this module
+# A line may be long: step from line to line, not from row to row. (A comparison of two columns at once would
+# begin with all rows of the line before.)
+_TOPIC_AFTER: Final = f"""(SELECT topic FROM routes {_LINES_OF} AND topic > t.of_topic
+    ORDER BY topic LIMIT 1)"""  # noqa: S608  # constants of this module
+_KEYS_OF: Final = f"SELECT ordering_key FROM routes {_LINES_OF} AND topic ="  # noqa: S608  # constants of this module
+_SAME_LINE: Final = "x.topic = l.of_topic AND x.ordering_key = l.of_key"
+HEADS: Final = _waiting_of(
+    f"""WITH RECURSIVE t (of_topic) AS (
+        SELECT 0 UNION ALL SELECT {_TOPIC_AFTER} FROM t WHERE t.of_topic IS NOT NULL),
+    l (of_topic, of_key) AS (
+        SELECT t.of_topic, ({_KEYS_OF} t.of_topic ORDER BY ordering_key LIMIT 1) FROM t UNION ALL
+        SELECT l.of_topic, ({_KEYS_OF} l.of_topic AND ordering_key > l.of_key ORDER BY ordering_key LIMIT 1)
+        FROM l WHERE l.of_key IS NOT NULL)
+    SELECT x.* FROM l CROSS JOIN routes AS x {_LINES_OF} AND {_SAME_LINE} AND parked AND due_at_ms IS NULL
+        AND (place, offset) = (SELECT place, offset FROM routes AS x {_LINES_OF} AND {_SAME_LINE}
+            ORDER BY place, offset LIMIT 1)
+        AND NOT EXISTS (SELECT 1 FROM routes AS x {_DUE} AND {_SAME_LINE})"""  # noqa: S608  # constants of this module
 )
 
 # 100,000 retries may wait for a handful of targets: step from target to target, not from row to row.
 _NEXT_TARGET: Final = """FROM routes INDEXED BY routes_waiting WHERE partition = :shard
-    AND due_at_ms IS NOT NULL AND (scope, target) > (w.scope, w.target) ORDER BY scope, target LIMIT 1"""
+    AND due_at_ms IS NOT NULL AND scope = w.scope AND target > w.target ORDER BY target LIMIT 1"""
 _TARGETS_WAITING: Final = f"""WITH RECURSIVE w (scope, target) AS (
-    SELECT 0, '' UNION ALL
-    SELECT (SELECT scope {_NEXT_TARGET}), (SELECT target {_NEXT_TARGET}) FROM w WHERE w.scope IS NOT NULL)
+    SELECT n, '' FROM scopes UNION ALL
+    SELECT w.scope, (SELECT target {_NEXT_TARGET}) FROM w WHERE w.target IS NOT NULL)
     SELECT json_group_array(json_array(s.workspace_id, s.environment, w.target))
     FROM w CROSS JOIN scopes AS s ON s.n = w.scope
     WHERE EXISTS (SELECT 1 FROM routes INDEXED BY routes_waiting WHERE partition = :shard
@@ -314,13 +331,13 @@ def targets_waiting(connection: sqlite3.Connection, shard: int, until_ms: int) -
 
 
 _NEXT_LINED: Final = f"""FROM routes INDEXED BY routes_in_line WHERE partition = :shard
-    AND ordering_key IS NOT NULL AND {OPEN} AND (scope, target) > (w.scope, w.target)
-    ORDER BY scope, target LIMIT 1"""
+    AND ordering_key IS NOT NULL AND {OPEN} AND scope = w.scope AND target > w.target
+    ORDER BY target LIMIT 1"""
 _TARGETS_IN_LINE: Final = f"""WITH RECURSIVE w (scope, target) AS (
-    SELECT 0, '' UNION ALL
-    SELECT (SELECT scope {_NEXT_LINED}), (SELECT target {_NEXT_LINED}) FROM w WHERE w.scope IS NOT NULL)
+    SELECT n, '' FROM scopes UNION ALL
+    SELECT w.scope, (SELECT target {_NEXT_LINED}) FROM w WHERE w.target IS NOT NULL)
     SELECT json_group_array(json_array(s.workspace_id, s.environment, w.target))
-    FROM w CROSS JOIN scopes AS s ON s.n = w.scope"""  # noqa: S608  # constants of this module
+    FROM w CROSS JOIN scopes AS s ON s.n = w.scope WHERE w.target > ''"""  # noqa: S608  # constants of this module
 
 
 def targets_in_line(connection: sqlite3.Connection, shard: int) -> set[tuple[str, str, str]]:

@@ -75,6 +75,9 @@ class Lines:
         #: Targets whose lines may have a first route that nobody has taken up.
         self._heads: set[LaneKey] = set()
 
+    def __len__(self) -> int:
+        return self._count + len(self._young) + len(self._going) + len(self._wanted)
+
     # -- what the owner tells -----------------------------------------------------------------
 
     def joins(self, work: Work) -> bool:
@@ -152,9 +155,9 @@ class Lines:
         return Line(self._owner.shard, work.scope, work.target, work.topic, work.ordering_key)
 
     def _begin(self, line: Line, key: WorkKey) -> None:
+        if len(self._going) >= OPEN_MAX:  # of those that wait for a retry the store knows
+            self._going = {at: its for at, its in self._going.items() if self._engine.has(its)}
         self._going[line] = key
-        if len(self._going) > OPEN_MAX:  # of those that wait for a retry the store knows
-            self._going = {line: key for line, key in self._going.items() if self._engine.has(key)}
 
     def _add(self, line: Line, offset: int) -> None:
         if not self._loaded and not self._loading:
