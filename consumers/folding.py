@@ -92,6 +92,7 @@ class Folding:
             reason=fact.reason,
             opened_at_ms=fact.opened_at_ms,
             next_probe_at_ms=fact.next_probe_at_ms,
+            revision=fact.revision,
         )
         scope = (fact.workspace_id, fact.environment)
         self.breakers[(*scope, fact.target, shard)] = ShardBreaker(scope, fact.target, shard, breaker)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from atlas.core.commands import PatchTarget
 from atlas.ports.sender import DeliveryResult
-from tests.simulation import OK, Sent, Simulation, answer_down
+from tests.simulation import OK, Sent, Simulation, answer_down, hang
 from tests.virtual_time import VirtualClock, pass_time, virtual_time
 
 HOLD_S = 30
@@ -67,3 +67,16 @@ async def test_schedule_and_timeout(clock: VirtualClock, tmp_path: Path) -> None
         assert [sent.event_id for sent in sim.sender.sent] == [first, second, second]
         assert [sent.timeout_ms for sent in sim.sender.sent] == [5_000, 250, 250]
         await sim.until_status([first], "failed", 700)
+
+
+@virtual_time
+async def test_a_schedule_holds_for_the_attempt_under_way(clock: VirtualClock, tmp_path: Path) -> None:
+    async with Simulation(clock, tmp_path) as sim:
+        await sim.workflow("wf_a", retry_schedule_seconds=(600,))
+        await sim.stream("orders", ["wf_a"])
+        sim.sender.targets["http://wf_a"] = hang
+        sim.process()
+        ids = await sim.accept("orders", 3)
+        await sim.until(lambda: len(sim.sender.sent) == 3)
+        await sim.registry.propose(PatchTarget(**sim.scoped("wf_a"), retry_schedule_seconds=()))
+        await sim.until_status(ids, "failed", 6)

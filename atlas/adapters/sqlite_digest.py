@@ -59,7 +59,7 @@ _TABLES: Final = (
     _Table(
         "breakers",
         ("target", "shard"),
-        "x.target, x.shard, x.state, x.trips, x.reason, x.opened_at_ms, x.next_probe_at_ms",
+        "x.target, x.shard, x.state, x.trips, x.reason, x.opened_at_ms, x.next_probe_at_ms, x.revision",
     ),
     _Table("epochs", ("shard",), "x.shard, x.epoch", scoped=False),
     _Table("trims", ("topic", "partition"), "x.topic, x.partition, x.before_offset", scoped=False),

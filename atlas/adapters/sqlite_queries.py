@@ -311,12 +311,24 @@ _TARGETS_WAITING: Final = f"""WITH RECURSIVE w (scope, target) AS (
     FROM w CROSS JOIN scopes AS s ON s.n = w.scope
     WHERE EXISTS (SELECT 1 FROM routes INDEXED BY routes_waiting WHERE partition = :shard
         AND scope = w.scope AND target = w.target AND due_at_ms IS NOT NULL AND due_at_ms <= :until_ms)"""  # noqa: S608  # constants of this module
-_OLDEST_DUE: Final = """WITH RECURSIVE shards (shard) AS (
+_OLDEST_OF_ALL: Final = """WITH RECURSIVE shards (shard) AS (
     SELECT min(partition) FROM routes INDEXED BY routes_due WHERE due_at_ms IS NOT NULL UNION ALL
     SELECT (SELECT min(partition) FROM routes INDEXED BY routes_due
         WHERE due_at_ms IS NOT NULL AND partition > shard) FROM shards WHERE shard IS NOT NULL)
     SELECT min((SELECT min(due_at_ms) FROM routes INDEXED BY routes_due
         WHERE partition = shard AND due_at_ms IS NOT NULL)) FROM shards"""
+# The oldest of each shard and target, without what an open breaker keeps: one step for each, 3 us.
+_OLDEST_NOT_KEPT: Final = """WITH RECURSIVE w (row) AS (
+    SELECT json_array(-1, 0, '') UNION ALL
+    SELECT (SELECT json_array(partition, scope, target, due_at_ms) FROM routes INDEXED BY routes_waiting
+        WHERE due_at_ms IS NOT NULL AND (partition, scope, target, due_at_ms) >
+            (json_extract(w.row, '$[0]'), json_extract(w.row, '$[1]'), json_extract(w.row, '$[2]'), 1 << 62)
+        ORDER BY partition, scope, target, due_at_ms LIMIT 1) FROM w WHERE w.row IS NOT NULL)
+    SELECT min(json_extract(w.row, '$[3]')) FROM w WHERE NOT EXISTS (SELECT 1 FROM breakers AS b
+        WHERE b.scope = json_extract(w.row, '$[1]') AND b.target = json_extract(w.row, '$[2]')
+            AND b.shard = json_extract(w.row, '$[0]'))"""
+_OLDEST_DUE: Final = f"""SELECT CASE WHEN EXISTS (SELECT 1 FROM breakers)
+    THEN ({_OLDEST_NOT_KEPT}) ELSE ({_OLDEST_OF_ALL}) END"""  # noqa: S608  # constants of this module
 
 
 def waiting(connection: sqlite3.Connection, sql: str, parameters: Parameters) -> Waiting:
@@ -346,7 +358,7 @@ def targets_in_line(connection: sqlite3.Connection, shard: int) -> set[tuple[str
 
 
 def oldest_due_ms(connection: sqlite3.Connection) -> int | None:
-    """When the route that has waited longest was, or will be, due."""
+    """When the route that has waited longest, and not for a breaker, was, or will be, due."""
     due_ms: int | None = _ask(connection, _OLDEST_DUE, {})
     return due_ms
 

@@ -110,9 +110,9 @@ class SqliteReadModel:
         """See the port."""
         return await self._driver.read(lambda connection: sqlite_bulk.of(connection, scope))
 
-    async def breakers(self, scope: Scope) -> dict[str, Breaker]:
+    async def breakers(self, scope: Scope, shard: int | None = None) -> dict[str, Breaker]:
         """See the port."""
-        return await self._driver.read(lambda connection: sqlite_breakers.of(connection, scope))
+        return await self._driver.read(lambda connection: sqlite_breakers.of(connection, scope, shard))
 
     async def breakers_of(self, shard: int) -> builtins.list[ShardBreaker]:
         """See the port."""

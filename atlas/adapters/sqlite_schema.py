@@ -95,7 +95,8 @@ DDL: Final = (
         PRIMARY KEY (scope, id)) WITHOUT ROWID""",
     """CREATE TABLE breakers (scope INTEGER NOT NULL, target TEXT NOT NULL, shard INTEGER NOT NULL,
         state TEXT NOT NULL, trips INTEGER NOT NULL, reason TEXT, opened_at_ms INTEGER,
-        next_probe_at_ms INTEGER, PRIMARY KEY (scope, target, shard)) WITHOUT ROWID""",
+        next_probe_at_ms INTEGER, revision INTEGER NOT NULL,
+        PRIMARY KEY (scope, target, shard)) WITHOUT ROWID""",
     """CREATE TABLE terms (scope INTEGER NOT NULL, term TEXT NOT NULL, id TEXT NOT NULL,
         PRIMARY KEY (scope, term, id)) WITHOUT ROWID""",
 )

@@ -11,11 +11,13 @@ refused to dial says nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Final
 
 import msgspec
 
 from atlas.core import shapes
+from atlas.core.entities import Target
 from atlas.core.facts import BREAKER_STATES, FactError
 
 CLOSED: Final = "closed"
@@ -46,6 +48,7 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True):
         trips: how often it has opened since it was closed last.
         reason: why it is open, for people.
         next_probe_at_ms: nothing is sent before.
+        revision: of the target that it is about; see `of`.
     """
 
     state: State = CLOSED
@@ -54,10 +57,21 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     opened_at_ms: int | None = None
     next_probe_at_ms: int | None = None
+    revision: int = 0
 
 
 #: As a target begins.
 FRESH: Final = Breaker()
+
+
+def of(target: Target, known: Mapping[str, Breaker]) -> Breaker:
+    """The target's breaker. What was held against it before it was changed last is over.
+
+    Args:
+        known: by target, those that are not closed.
+    """
+    breaker = known.get(target.id, FRESH)
+    return breaker if breaker.revision >= target.revision else FRESH
 
 
 def speaks_against(error: FactError | None, http_status: int | None) -> bool | None:

@@ -245,12 +245,14 @@ class RecordsTrimmed(_Fact, frozen=True, kw_only=True, tag="records.trimmed"):
 class BreakerChanged(_Fact, frozen=True, kw_only=True, tag="breaker.changed"):
     """The circuit breaker of a target, as the deliverer that owns this shard has it from here on.
 
-    `trips` is how often it has opened since it was closed last. Of a closed one there is nothing to say.
+    `trips` is how often it has opened since it was closed last. `revision` is the target's then: once that
+    is another, nothing of this holds any more. Of a closed one there is nothing to say.
     """
 
     workspace_id: shapes.WorkspaceId
     environment: Environment
     target: shapes.Target
+    revision: Offset = 0
     state: Annotated[str, shapes.said(enum=list(BREAKER_STATES))]
     trips: Count = 0
     reason: shapes.Message | None = None

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from atlas.core.breaker import FRESH, Breaker
+from atlas.core import breaker as breakers
+from atlas.core.breaker import Breaker
 from atlas.core.commands import (
     Command,
     CreateTarget,
@@ -28,6 +29,7 @@ from atlas.core.entities import (
     Endpoint,
     Scope,
     SealedSecret,
+    Target,
     Workflow,
     secret_context,
 )
@@ -145,7 +147,7 @@ class Targets:
         known = self._kind.known(self._registry.state, call.principal.scope)
         breaker_of = await self._breakers(call.principal.scope)
         view = self._kind.view
-        return page(call, self._kind.cursor_of, known, lambda target: view(target, breaker_of(target.id)))
+        return page(call, self._kind.cursor_of, known, lambda target: view(target, breaker_of(target)))
 
     async def retrieve(self, call: Call) -> Reply:
         """`GET .../{id}`."""
@@ -204,15 +206,15 @@ class Targets:
         return json_reply(status, shown if secret is None else {**shown, "secret": secret})
 
     async def _shown(self, target: AnyTarget) -> Mapping[str, Any]:
-        return self._kind.view(target, (await self._breakers(target.scope))(target.id))
+        return self._kind.view(target, (await self._breakers(target.scope))(target))
 
-    async def _breakers(self, scope: Scope) -> Callable[[str], Breaker | None]:
+    async def _breakers(self, scope: Scope) -> Callable[[Target], Breaker | None]:
         """The breaker of each target; None where nobody can tell now: the rest can be shown all the same."""
         try:
             found = await self._read_model.breakers(scope)
         except StoreUnavailable:
             return lambda _: None
-        return lambda target: found.get(target, FRESH)
+        return lambda target: breakers.of(target, found)
 
     def _new_secret(self, scope: Scope, target_id: str) -> tuple[str, str]:
         """A signing secret, open and sealed."""

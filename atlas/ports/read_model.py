@@ -284,8 +284,14 @@ class ReadModel(Protocol):
     async def bulk_replays(self, scope: Scope) -> dict[str, BulkProgress]:
         """By id, those that have begun."""
 
-    async def breakers(self, scope: Scope) -> dict[str, Breaker]:
-        """By target, the breakers that are not closed; where shards differ, the one that opened last."""
+    async def breakers(self, scope: Scope, shard: int | None = None) -> dict[str, Breaker]:
+        """By target, the breakers that are not closed; `breaker.of` says whether one still holds.
+
+        Args:
+            scope: whose.
+            shard: as its owner has them. None: of all shards the worst: an open one, and of several the one
+                that is probed last.
+        """
 
     async def breakers_of(self, shard: int) -> builtins.list[ShardBreaker]:
         """The breakers of a shard that are not closed."""
@@ -324,7 +330,7 @@ class ReadModel(Protocol):
         """Routes that are not terminal, of events of this partition below the offset."""
 
     async def oldest_overdue_ms(self, now_ms: int) -> int:
-        """Age of the oldest waiting route that was due before now; 0 when there is none."""
+        """Age of the oldest route that waits past its time, and for no breaker; 0 when there is none."""
 
     async def counts(self) -> dict[str, int]:
         """Rows by table, for metrics and `verify`."""

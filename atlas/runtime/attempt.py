@@ -80,8 +80,15 @@ class Attempter:
             **_named(work), error=FactError(code, CLOSED_MESSAGES[code]), at_ms=self._clock.now_ms()
         )
 
-    async def attempt(self, work: Work, to: Target) -> DeliveryAttempted | DeliveryClosed:
+    async def attempt(
+        self, work: Work, to: Target, latest: Callable[[], Target | None]
+    ) -> DeliveryAttempted | DeliveryClosed:
         """Make the attempt and return its fact.
+
+        Args:
+            work: what is sent.
+            to: where to.
+            latest: the target as it is by then: a schedule changed meanwhile says when to retry.
 
         Raises:
             LogError: the payload cannot be read now; nothing was sent.
@@ -105,7 +112,7 @@ class Attempter:
         finally:
             slow.cancel()
         duration_ms = int((self._clock.monotonic_s() - started_s) * 1000)
-        fact = self._outcome(work, to, result, started_ms, duration_ms)
+        fact = self._outcome(work, latest() or to, result, started_ms, duration_ms)
         self._report(work, delivery, fact)
         return fact
 

@@ -202,7 +202,7 @@ class Engine:
 
     async def _run(self, lane: Lane, work: Work, to: Target) -> None:
         try:
-            fact = await self._attempter.attempt(work, to)
+            fact = await self._attempter.attempt(work, to, lambda: self.target(work.scope, work.target))
         except Exception as error:  # nothing is known to have been sent: the same attempt again, later
             if not isinstance(error, LogError):
                 log_line.error("attempt broke off", event_id=work.event_id, exc_info=error)
@@ -219,7 +219,7 @@ class Engine:
             raise
         lane.in_flight -= 1
         self.forget(work)
-        lane.breaker.ended(work, fact)
+        lane.breaker.ended(work, fact, to.revision)
         self._finish(work, to, fact)
         lane.pump()
 

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from atlas.core.breaker import Breaker
 from atlas.core.entities import ENABLED, Scope, Target
 from atlas.core.facts import PAYLOAD_EXPIRED, TARGET_DELETED, TARGET_DISABLED
 from atlas.runtime.lane_breaker import LaneBreaker
@@ -58,8 +59,8 @@ class Lane:
         return not self.queue and not self.in_flight and not self.spilled and self.breaker.closed
 
     def busy(self) -> bool:
-        """Whether something waits in memory, or is under way."""
-        return bool(self.queue or self.in_flight)
+        """Whether something waits in memory, or is under way, or has to wait for a probe's time."""
+        return bool(self.queue or self.in_flight) or self.breaker.keeps()
 
     def full(self) -> bool:
         return len(self.queue) >= self._limit()
@@ -84,6 +85,12 @@ class Lane:
         engine = self._engine
         return min(engine.lane_max, max(LANE_MIN, engine.queued_max - engine.queued))
 
+    def inherit(self, owner: Owner, before: Breaker) -> None:
+        """A new owner of a shard finds that the one before it had the target's breaker not closed."""
+        to = self._engine.target(self.scope, self.target)
+        self.breaker.inherit(owner, before, to.revision if to is not None else before.revision)
+        self.pump()
+
     def spill(self, owner: Owner, behind: bool = True) -> None:
         """Something of this shard now waits in the store only; with `behind`, what comes fresh behind it."""
         self.spilled[owner] = self.spilled.get(owner, 0) + 1
@@ -104,16 +111,13 @@ class Lane:
 
     def changed(self) -> None:
         """The target has other settings now: what was held against it, or waited for, was the old one's."""
-        self.breaker.reset()
         self._next_start_s = 0.0
         self.pump()
 
     def pump(self) -> None:
         """Start what may start."""
-        to = self._engine.target(self.scope, self.target)
-        if to is None or to.status != ENABLED:
-            self.breaker.reset()  # nothing is sent there; and once something is, it is another target
-        elif not self.breaker.closed and not self.breaker.probe_is_due():
+        to = self._known()
+        if not self.breaker.closed and not self.breaker.probe_is_due():
             self._shed()
             if (wait_s := self.breaker.probe_in_s()) is not None:
                 self.pump_in(wait_s)
@@ -145,6 +149,15 @@ class Lane:
                 return
         if self.spilled and self.low():
             self._engine.wants_refill(self)
+
+    def _known(self) -> Target | None:
+        """The target as it is now; the breaker is about that."""
+        to = self._engine.target(self.scope, self.target)
+        if to is not None:
+            self.breaker.about(to.revision)
+        if to is None or to.status != ENABLED:
+            self.breaker.reset()  # nothing is sent there; and once something is, it is another target
+        return to
 
     def _shed(self) -> None:
         """Nothing of it may be sent now: it waits in the log, and comes back from the store."""

@@ -3,12 +3,14 @@
 Each process has its own, for all its shards, and learns from its own attempts. What it has learnt is told
 in the log, in the shard whose attempt opened it, so that the API can show it and the next owner of that
 shard begins with it. Times are told by the wall clock; what is waited for is measured by the monotonic one.
+
+It is about one revision of the target: an attempt made to the target as it was before says nothing of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -20,6 +22,9 @@ from atlas.runtime.work import Owner, Work
 
 if TYPE_CHECKING:
     from atlas.runtime.lane import Lane
+
+#: A probe that is due and not made for so long, though routes wait for it, has been forgotten.
+FORGOTTEN_S: Final = 5.0
 
 log_line = structlog.get_logger()
 
@@ -37,6 +42,7 @@ class LaneBreaker:
         self._state = FRESH
         self._probe_at_s = 0.0
         self._probe: Work | None = None
+        self._revision = 0
         #: Whether this process has had an answer from the target, and no failure since.
         self._answers = False
         #: Shards whose facts say that it is not closed.
@@ -52,19 +58,29 @@ class LaneBreaker:
             return None
         return max(0.0, self._probe_at_s - self._clock.monotonic_s())
 
+    def keeps(self) -> bool:
+        """Whether it is for good reason that nothing is sent."""
+        return self._state.state == OPEN and self._clock.monotonic_s() < self._probe_at_s + FORGOTTEN_S
+
+    def about(self, revision: int) -> None:
+        """The target is this one now. An older one than known is told by a control fold that lags."""
+        if revision > self._revision:
+            self._revision, self._answers = revision, False
+            self.reset()
+
     def started(self, work: Work) -> None:
         """An attempt begins; of an open breaker it is the probe."""
         if self._state.state == OPEN:
             self._probe = work
             self._become(rules.probing(self._state), work.owner)
 
-    def ended(self, work: Work, fact: DeliveryAttempted | DeliveryClosed) -> None:
-        """An attempt came to this."""
+    def ended(self, work: Work, fact: DeliveryAttempted | DeliveryClosed, revision: int) -> None:
+        """An attempt to this revision of the target came to this."""
         probed = self._probe is work
         if probed:
             self._probe = None
         against = None
-        if isinstance(fact, DeliveryAttempted):
+        if isinstance(fact, DeliveryAttempted) and revision >= self._revision:
             against = rules.speaks_against(fact.error, fact.http_status)
         if against is None:
             self._unproved(work, probed)
@@ -97,17 +113,22 @@ class LaneBreaker:
         self._probe = None
         self._become(FRESH, None)
 
-    def inherit(self, owner: Owner, before: Breaker) -> None:
-        """A new owner of a shard finds a breaker there that is not closed."""
-        self._told.add(owner)
+    def inherit(self, owner: Owner, before: Breaker, revision: int) -> None:
+        """A new owner of a shard finds a breaker there that is not closed.
+
+        Args:
+            revision: of the target now.
+        """
+        if self.closed and not self._answers and before.revision >= revision:
+            self._revision = max(self._revision, before.revision)
+            self._told.add(owner)
+            now_ms = self._clock.now_ms()
+            left_ms = min(max(0, (before.next_probe_at_ms or 0) - now_ms), rules.PROBE_AFTER_MAX_MS)
+            self._become(rules.reopened(before, now_ms + left_ms), owner)
+            return
         if not self.closed:
-            return
-        if self._answers:
-            self._become(self._state, None)  # this process knows better
-            return
-        left_ms = max(0, (before.next_probe_at_ms or 0) - self._clock.now_ms())
-        opened = rules.reopened(before, self._clock.now_ms() + min(left_ms, rules.PROBE_AFTER_MAX_MS))
-        self._become(opened, owner)
+            self._told.add(owner)
+        self._tell(owner)  # this process knows better
 
     def holds_back(self, owner: Owner) -> None:
         """Routes of this shard wait: whoever owns it next has to know for what."""
@@ -135,7 +156,15 @@ class LaneBreaker:
         if not changed:
             return
         lane = self._lane
-        log_line.info("breaker", target=lane.target, state=state.state, reason=state.reason)
+        workspace_id, environment = lane.scope
+        log_line.info(
+            "breaker",
+            workspace_id=workspace_id,
+            environment=environment,
+            target=lane.target,
+            state=state.state,
+            reason=state.reason,
+        )
         if state.state == OPEN:
             after_s = max(0, (state.next_probe_at_ms or 0) - self._clock.now_ms()) / 1000
             self._probe_at_s = self._clock.monotonic_s() + after_s
@@ -149,6 +178,7 @@ class LaneBreaker:
                 workspace_id=workspace_id,
                 environment=environment,
                 target=self._lane.target,
+                revision=self._revision,
                 state=state.state,
                 trips=state.trips,
                 reason=state.reason,

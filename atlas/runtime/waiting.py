@@ -186,9 +186,7 @@ class WaitingRoutes:
         offset = self._owner.last_offset
         await self.store_has(offset)
         for each in await patiently(lambda: self._read_model.breakers_of(self._owner.shard)):
-            lane = self._engine.lane(each.scope, each.target)
-            lane.breaker.inherit(self._owner, each.breaker)
-            lane.pump()
+            self._engine.lane(each.scope, each.target).inherit(self._owner, each.breaker)
         lined = await patiently(lambda: self._read_model.targets_in_line(self._owner.shard))
         for *scope, target in lined | await self._targets_waiting(FOREVER_MS, offset):
             workspace_id, environment = scope

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from atlas.core import answers
+from atlas.core import answers, breaker
 from atlas.core.errors import ApiError, OffsetOutOfRange, Unavailable, UnknownTopic
 from atlas.core.facts import EventRecord, decode_event
 from atlas.core.ids import is_id
@@ -51,9 +51,13 @@ class EventStatus:
         return json_reply(200, await self.view(await self.named(call)))
 
     async def view(self, event: EventState) -> answers.Event:
-        """An event as it is shown, with what its targets' breakers say of its routes."""
-        waits = any(map(waits_for_a_breaker, event.routes))
-        return event_view(event, await self._read_model.breakers(event.key[:2]) if waits else {})
+        """An event as it is shown, with what its targets' breakers, in its shard, say of its routes."""
+        if not any(map(waits_for_a_breaker, event.routes)):
+            return event_view(event, {})
+        scope, state = event.key[:2], self._registry.state
+        known = await self._read_model.breakers(scope, event.partition)
+        targets = [state.find_target(scope, target) for target in known]
+        return event_view(event, {to.id: breaker.of(to, known) for to in targets if to is not None})
 
     async def payload(self, call: Call) -> Reply:
         """`GET /v1/events/{event_id}/payload`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atlas.core.breaker import FRESH
+from atlas.core import breaker
 from atlas.core.health import ERRORS_MAX, LATENCIES_MAX, WINDOW_MS, health_view
 from atlas.gateway.call import Call, Reply, Services, json_reply
 from atlas.gateway.parameters import refuse_parameters
@@ -34,5 +34,5 @@ class TargetHealths:
         health = await self._read_model.target_health(
             call.principal.scope, target.id, since_ms, ERRORS_MAX, LATENCIES_MAX
         )
-        breakers = await self._read_model.breakers(call.principal.scope)
-        return json_reply(200, health_view(health, breakers.get(target.id, FRESH)))
+        known = await self._read_model.breakers(call.principal.scope)
+        return json_reply(200, health_view(health, breaker.of(target, known)))

@@ -77,6 +77,7 @@ def test_an_open_breaker_and_when_it_will_be_tried(acme: Client) -> None:
 
     eventually(waits_for_the_probe, "a parked route tells when the next probe is")
     with Receiver() as receiver:
-        answered(acme.patch("/v1/workflows/wf_down", {"url": receiver.url("/up")}), 200)
-        eventually(lambda: breaker()["state"] == "closed", "a changed target gets a fresh chance")
+        patched = answered(acme.patch("/v1/workflows/wf_down", {"url": receiver.url("/up")}), 200)
+        assert patched["breaker"]["state"] == "closed", "a changed target gets a fresh chance"
+        assert breaker()["state"] == "closed"
         eventually(lambda: answered(acme.get(paths[-1]), 200)["status"] == "delivered", "delivered", 60)

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from atlas.adapters import sqlite_digest
 from atlas.adapters.sqlite_read_model import SqliteReadModel
 from atlas.adapters.sqlite_writes import JOBS_KEPT
+from atlas.core.breaker import OPEN, Breaker
 from atlas.core.lifecycle import RouteState
 from atlas.core.projection import EventState
 from atlas.ports.read_model import (
@@ -25,6 +26,7 @@ from atlas.ports.read_model import (
     JobState,
     Quarantined,
     ReadModel,
+    ShardBreaker,
     Trim,
 )
 from tests.conformance.read_model_samples import (
@@ -74,12 +76,19 @@ def changed(value: object) -> object:
 
 EVENT = event(1, retrying(NOW_MS), actor={"id": "u"}, metadata={"k": "v"}, idempotency_key="k")
 ATTEMPT = attempt(EVENT, 1, 7)
+BREAKER = ShardBreaker(
+    EVENT.key[:2],
+    "wf_b",
+    0,
+    Breaker(state=OPEN, trips=1, reason="down", opened_at_ms=1, next_probe_at_ms=2, revision=3),
+)
 WHOLE = Changes(
     events=[EVENT],
     attempts=[ATTEMPT],
     quarantined=[Quarantined(lifecycle(0), 1, "poison", 1)],
     epochs={0: 1},
     trims=[Trim(source_of(EVENT), 1, 1)],
+    breakers=[BREAKER],
 )
 VARIANTS = [
     *(
@@ -107,6 +116,18 @@ VARIANTS = [
             (lifecycle(0), 2, "poison"),
             (lifecycle(0), 1, "other"),
         )
+    ),
+    *(
+        replace(WHOLE, breakers=[replace(BREAKER, breaker=breaker)])
+        for breaker in (
+            replace(BREAKER.breaker, **{field: changed(getattr(BREAKER.breaker, field))})
+            for field in Breaker.__struct_fields__
+            if field != "failures"
+        )
+    ),
+    *(
+        replace(WHOLE, breakers=[replace(BREAKER, **{field: value})])
+        for field, value in (("shard", 1), ("target", "wf_c"))
     ),
     replace(WHOLE, epochs={1: 1}),
     replace(WHOLE, epochs={0: 2}),

@@ -161,6 +161,7 @@ def is_small(step: str) -> bool:
         (sqlite_queries.OPEN_ROUTES, "partition=? AND scope=? AND target=?", False),
         (sqlite_queries.OPEN_BELOW, "partition=?", True),  # all that is open in the shard
         (sqlite_queries._TARGETS_WAITING, "partition=? AND scope=? AND target>?", False),
+        (sqlite_queries._OLDEST_NOT_KEPT, "(partition,scope,target,due_at_ms)>(?,?,?,?)", False),
         (sqlite_queries._OLDEST_DUE, "partition=? AND due_at_ms>?", False),
         (sqlite_queries._LOAD, "scope=? AND event_id=?", False),
         (sqlite_queries._ATTEMPTS, "scope=? AND event_id=?", False),

@@ -17,13 +17,26 @@ from atlas.core.breaker import (
     PROBE_AFTER_MS,
     Breaker,
     failed,
+    of,
     probing,
     reopened,
     speaks_against,
 )
+from atlas.core.entities import Workflow
 from atlas.core.facts import FactError
 
 TIMEOUT = FactError("upstream_timeout", "Target did not respond within 5s")
+
+
+TARGET = Workflow(
+    id="wf_a",
+    workspace_id="ws_a",
+    environment="live",
+    url="http://a",
+    secrets=(),
+    created_at_ms=0,
+    revision=7,
+)
 
 
 def after_failures(count: int, breaker: Breaker = FRESH, now_ms: int = 0) -> Breaker:
@@ -91,3 +104,45 @@ def test_what_speaks_against_a_target(
 ) -> None:
     error = None if code is None else FactError(code, "")
     assert speaks_against(error, http_status) is against
+
+
+@pytest.mark.parametrize(("revision", "holds"), [(6, False), (7, True), (8, True)])
+def test_what_is_held_against_a_target_is_over_once_it_is_changed(revision: int, holds: bool) -> None:
+    breaker = Breaker(state=OPEN, revision=revision)
+    assert of(TARGET, {"wf_a": breaker, "wf_b": breaker}) == (breaker if holds else FRESH)
+    assert of(TARGET, {"wf_b": breaker}) == FRESH
+
+
+#: A step: what happens to a breaker, and after how long.
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["failed", "answered", "probe", "unproved"]), st.integers(0, 60_000)),
+    max_size=80,
+)
+
+
+@given(STEPS, st.floats(0, 1, exclude_max=True))
+def test_whatever_happens_it_knows_when_the_next_probe_is_while_it_is_open(
+    steps: list[tuple[str, int]], uniform01: float
+) -> None:
+    """Driven as a lane drives it: a probe only when its time has come, and one at a time."""
+    breaker, now_ms, in_a_row = FRESH, 0, 0
+    for what, after_ms in steps:
+        now_ms += after_ms
+        before = breaker
+        if what == "failed":
+            breaker, in_a_row = failed(breaker, TIMEOUT, now_ms, uniform01), in_a_row + 1
+        elif what == "answered":
+            breaker, in_a_row = FRESH, 0
+        elif breaker.state == OPEN and what == "probe" and now_ms >= (breaker.next_probe_at_ms or 0):
+            breaker = probing(breaker)
+        elif breaker.state == HALF_OPEN and what == "unproved":
+            breaker = reopened(breaker, now_ms + PROBE_AFTER_MS)
+        assert (breaker.state == CLOSED) == (in_a_row < FAILURES_MAX)
+        assert (breaker.next_probe_at_ms is not None) == (breaker.state == OPEN)
+        assert (breaker.opened_at_ms is None) == (breaker.reason is None) == (breaker.state == CLOSED)
+        if breaker.state == OPEN and before.state != OPEN:
+            wait_ms = (breaker.next_probe_at_ms or 0) - now_ms
+            assert PROBE_AFTER_MS <= wait_ms <= PROBE_AFTER_MAX_MS * (1 + JITTER)
+        if before.state != CLOSED and breaker.state != CLOSED:
+            assert breaker.opened_at_ms == before.opened_at_ms
+            assert breaker.trips >= before.trips

@@ -18,6 +18,7 @@ from atlas.core.facts import (
     LIFECYCLE_SCHEMA,
     LIFECYCLE_TOPIC,
     SCHEMA_HEADER,
+    BreakerChanged,
     DeliveryFact,
     LifecycleFact,
     ShardClaimed,
@@ -66,8 +67,7 @@ class StatusInstallation:
     async def deliver(self, event_id: str, *facts: DeliveryFact, stream: str = "orders-prod") -> None:
         """Append facts of an event, as the owner of its shard would; it fills in epoch and place."""
         shard = partition_for(event_id.encode(), SHARDS)
-        if shard not in self._epochs:
-            self._epochs[shard] = await self._append(shard, ShardClaimed(owner="test", at_ms=0))
+        epoch = await self._epoch(shard)
         topic = event_topic(LIVE.key.environment, LIVE.key.workspace_id, stream)
         offset = next(
             record.offset
@@ -75,8 +75,26 @@ class StatusInstallation:
             if orjson.loads(record.value or b"")["id"] == event_id
         )
         for fact in facts:
-            placed = replace(fact, epoch=self._epochs[shard], event_id=event_id, topic=topic, offset=offset)
+            placed = replace(fact, epoch=epoch, event_id=event_id, topic=topic, offset=offset)
             await self._append(shard, placed)
+
+    async def tell(self, shard: int, target: str, **fields: Any) -> None:
+        """Append a fact about a target's circuit breaker, as the owner of the shard would."""
+        told = {
+            "trips": 1,
+            "reason": "down",
+            "opened_at_ms": 1,
+            "at_ms": 1,
+            "epoch": await self._epoch(shard),
+        }
+        workspace_id, environment = LIVE.scope
+        scoped = {"workspace_id": workspace_id, "environment": environment, "target": target}
+        await self._append(shard, BreakerChanged(**{**told, **scoped, **fields}))
+
+    async def _epoch(self, shard: int) -> int:
+        if shard not in self._epochs:
+            self._epochs[shard] = await self._append(shard, ShardClaimed(owner="test", at_ms=0))
+        return self._epochs[shard]
 
     async def _append(self, shard: int, fact: LifecycleFact) -> int:
         record = NewRecord(encode(fact), headers=((SCHEMA_HEADER, LIFECYCLE_SCHEMA),))
