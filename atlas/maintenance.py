@@ -8,18 +8,12 @@ from typing import Any, Final
 
 import click
 import orjson
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from atlas.client.http import Client, Refused, Unreachable
+from atlas.client.http import Client
 from atlas.core.errors import AtlasError
+from atlas.jobs_over_http import Job, progress_bar, until_ended
 
 _PATHS: Final = {"rebuild": "/admin/v1/rebuilds", "verify": "/admin/v1/verify"}
-_LOOK_EVERY_S: Final = 0.25
-#: Looks in a row that may be in vain: 10 s when nobody listens.
-_FAILURES_MAX: Final = 40
-
-Watch = Callable[[dict[str, Any]], None]
 
 
 def run(url: str, token: str, as_json: bool, action: str) -> None:
@@ -49,39 +43,19 @@ def run(url: str, token: str, as_json: bool, action: str) -> None:
         click.echo(said)
 
 
-def _watched(url: str, token: str, action: str, as_json: bool) -> dict[str, Any]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("records"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=as_json) as bar:
+def _watched(url: str, token: str, action: str, as_json: bool) -> Job:
+    with progress_bar("records", disable=as_json) as bar:
         task = bar.add_task("Folding the log", total=None)
 
-        def show(job: dict[str, Any]) -> None:
+        def show(job: Job) -> None:
             bar.update(task, completed=job["records_folded"], total=job["records_total"] or None)
 
-        return asyncio.run(_until_done(url, token, action, show))
+        return asyncio.run(_asked_for(url, token, _PATHS[action], show))
 
 
-async def _until_done(url: str, token: str, action: str, show: Watch) -> dict[str, Any]:
-    path = _PATHS[action]
+async def _asked_for(url: str, token: str, path: str, show: Callable[[Job], None]) -> Job:
     async with Client(url, token) as client:
-        job = (await client.post(path, {})).value
-        failures = 0
-        while job["status"] == "running":
-            show(job)
-            await asyncio.sleep(_LOOK_EVERY_S)
-            try:
-                job, failures = await client.get(f"{path}/{job['id']}"), 0
-            except (Refused, Unreachable):  # restarted, perhaps; the job goes on all the same
-                failures += 1
-                if failures > _FAILURES_MAX:
-                    raise
-        show(job)
-        return job
+        return await until_ended(client, path, (await client.post(path, {})).value, show)
 
 
 def _tell(differences: list[dict[str, Any]], as_json: bool) -> None:

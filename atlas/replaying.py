@@ -8,17 +8,11 @@ from typing import Any, Final
 
 import click
 import orjson
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from atlas.client.http import Client, Refused, Unreachable
+from atlas.client.http import Client
+from atlas.jobs_over_http import Job, progress_bar, safe_id, until_ended
 
 _PATH: Final = "/v1/replays"
-_LOOK_EVERY_S: Final = 0.25
-#: Looks in a row that may be in vain: 10 s when nobody listens.
-_FAILURES_MAX: Final = 40
-
-Watch = Callable[[dict[str, Any]], None]
 
 
 def run(
@@ -38,18 +32,11 @@ def run(
         Refused: the server does not do it.
         Unreachable: no server there.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("events"),
-        TimeRemainingColumn(),
-    )
-    begun: dict[str, Any] = {}
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=as_json)
+    begun: Job = {}
+    bar = progress_bar("events", disable=as_json)
     task = bar.add_task("Replaying", total=None)
 
-    def show(replay: dict[str, Any]) -> None:
+    def show(replay: Job) -> None:
         if not begun:
             bar.start()
         begun.update(replay)
@@ -57,7 +44,7 @@ def run(
         bar.update(task, completed=past, total=replay["matched"] or None)
 
     try:
-        asyncio.run(_until_ended(url, key, criteria, watch, cancel, show))
+        asyncio.run(_ended(url, key, criteria, watch, cancel, show))
     except KeyboardInterrupt:
         if not begun:
             raise
@@ -77,30 +64,20 @@ def run(
     )
 
 
-async def _until_ended(
-    url: str, key: str, criteria: Mapping[str, Any], watch: str | None, cancel: str | None, show: Watch
+async def _ended(
+    url: str,
+    key: str,
+    criteria: Mapping[str, Any],
+    watch: str | None,
+    cancel: str | None,
+    show: Callable[[Job], None],
 ) -> None:
     async with Client(url, key) as client:
         if cancel is not None:
-            show((await client.post(f"{_PATH}/{_safe(cancel)}/cancel", {})).value)
+            show((await client.post(f"{_PATH}/{safe_id(cancel)}/cancel", {})).value)
             return
         if watch is not None:
-            replay = await client.get(f"{_PATH}/{_safe(watch)}")
+            replay = await client.get(f"{_PATH}/{safe_id(watch)}")
         else:
             replay = (await client.post(_PATH, dict(criteria))).value
-        failures = 0
-        while replay["status"] == "running":
-            show(replay)
-            await asyncio.sleep(_LOOK_EVERY_S)
-            try:
-                replay, failures = await client.get(f"{_PATH}/{replay['id']}"), 0
-            except (Refused, Unreachable):  # restarted, perhaps; the replay goes on all the same
-                failures += 1
-                if failures > _FAILURES_MAX:
-                    raise
-        show(replay)
-
-
-def _safe(replay_id: str) -> str:
-    """An id is letters, digits and _; anything else names no replay, and must not change the path."""
-    return "".join(c for c in replay_id if c.isascii() and (c.isalnum() or c == "_")) or "_"
+        await until_ended(client, _PATH, replay, show)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from atlas.client.http import Client
+from atlas.jobs_over_http import safe_id
 
 _PATH: Final = "/admin/v1/workspaces"
 _PAGE_MAX: Final = 100
@@ -47,9 +48,7 @@ async def _create(client: Client, name: str) -> dict[str, Any]:
 
 
 async def _patch(client: Client, workspace_id: str, body: dict[str, Any]) -> dict[str, Any]:
-    # An id is letters, digits and _; anything else names no workspace, and must not change the path.
-    safe_id = "".join(c for c in workspace_id if c.isascii() and (c.isalnum() or c == "_")) or "_"
-    return (await client.request("PATCH", f"{_PATH}/{safe_id}", body)).value
+    return (await client.request("PATCH", f"{_PATH}/{safe_id(workspace_id)}", body)).value
 
 
 async def _list_all(client: Client) -> dict[str, Any]:
