@@ -12,11 +12,10 @@ from typing import Annotated, Any, Generic, Literal, NotRequired, TypedDict, Typ
 from atlas.core import shapes
 from atlas.core.entities import DisabledReason
 from atlas.core.errors import FIELD_PATH_CHARS_MAX, HTTP_STATUS_BY_CODE
-from atlas.core.facts import BREAKER_STATES, Environment, Outcome
+from atlas.core.facts import Environment, Outcome
 from atlas.core.lifecycle import EVENT_STATUSES, ROUTE_STATUSES
 
 EventStatus = Annotated[str, shapes.said(enum=list(EVENT_STATUSES))]
-BreakerState = Annotated[str, shapes.said(enum=list(BREAKER_STATES))]
 RouteStatus = Annotated[str, shapes.said(enum=list(ROUTE_STATUSES))]
 ErrorCode = Annotated[str, shapes.said(enum=list(HTTP_STATUS_BY_CODE))]
 
@@ -243,7 +242,7 @@ class NewKey(Key):
 class Breaker(TypedDict):
     """A target's circuit breaker. While it is `open` nothing is sent there before `next_probe_at`."""
 
-    state: BreakerState
+    state: shapes.BreakerState
     reason: shapes.Message | None
     opened_at: shapes.Moment | None
     next_probe_at: shapes.Moment | None

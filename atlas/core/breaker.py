@@ -12,13 +12,13 @@ refused to dial says nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 
 from atlas.core import shapes
 from atlas.core.entities import Target
-from atlas.core.facts import BREAKER_STATES, FactError
+from atlas.core.facts import FactError
 
 CLOSED: Final = "closed"
 OPEN: Final = "open"
@@ -37,8 +37,6 @@ _STATUS: Final = "upstream_status"
 _BLOCKED: Final = "upstream_blocked"
 _TOO_MANY_REQUESTS: Final = 429
 
-State = Annotated[str, shapes.said(enum=list(BREAKER_STATES))]
-
 
 class Breaker(msgspec.Struct, frozen=True, kw_only=True):
     """Where a breaker stands.
@@ -51,7 +49,7 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True):
         revision: of the target that it is about; see `of`.
     """
 
-    state: State = CLOSED
+    state: shapes.BreakerState = CLOSED
     failures: int = 0
     trips: int = 0
     reason: str | None = None

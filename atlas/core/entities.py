@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from atlas.core import shapes
 from atlas.core.facts import OUTCOME_TYPES, Environment, ProducerId, event_topic
+from atlas.core.lifecycle import EVENT_STATUSES
 from atlas.core.retry import DEFAULT_SCHEDULE_S
 
 TIMEOUT_MS_DEFAULT: Final = 5_000
@@ -195,7 +196,7 @@ class BulkReplay(Struct, frozen=True, kw_only=True):
     environment: Environment
     stream: shapes.StreamName | None = None
     type: shapes.EventType | None = None
-    status: Annotated[str, shapes.said(enum=list(shapes.EVENT_STATUSES))] | None = None
+    status: Annotated[str, shapes.said(enum=list(EVENT_STATUSES))] | None = None
     workflow_ids: shapes.Routes | None = None
     received_from_ms: shapes.AtMs | None = None
     received_before_ms: shapes.AtMs | None = None

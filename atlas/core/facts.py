@@ -34,9 +34,6 @@ TARGET_DELETED: Final = "target_deleted"
 PAYLOAD_EXPIRED: Final = "payload_expired"
 CLOSING_CODES: Final = (TARGET_DISABLED, TARGET_DELETED, PAYLOAD_EXPIRED)
 
-#: Of a target's circuit breaker; see `breaker`.
-BREAKER_STATES: Final = ("closed", "open", "half_open")
-
 SCHEMA_HEADER: Final = "atlas-schema"
 EVENT_SCHEMA: Final = b"atlas.event/1"
 LIFECYCLE_SCHEMA: Final = b"atlas.lifecycle/1"
@@ -253,7 +250,7 @@ class BreakerChanged(_Fact, frozen=True, kw_only=True, tag="breaker.changed"):
     environment: Environment
     target: shapes.Target
     revision: Offset = 0
-    state: Annotated[str, shapes.said(enum=list(BREAKER_STATES))]
+    state: shapes.BreakerState
     trips: Count = 0
     reason: shapes.Message | None = None
     opened_at_ms: Millis | None = None

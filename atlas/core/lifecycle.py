@@ -137,13 +137,20 @@ def evolve(route: RouteState, fact: DeliveryFact) -> RouteState:
             )
 
 
-_KEPT: Final = ("target", "attempt", "replay", "base", "bulk", "ordering_key", "place")
+#: What a route waited for.
+_GONE: Final[Mapping[str, Any]] = {
+    "completed_at_ms": None,
+    "next_attempt_at_ms": None,
+    "error_code": None,
+    "error_message": None,
+    "due_at_ms": None,
+    "parked": False,
+}
 
 
 def _ended(route: RouteState, **fields: Any) -> RouteState:
     """The route after an attempt, or its end: what it waited for before is gone."""
-    kept = {name: getattr(route, name) for name in _KEPT}
-    return RouteState(**{**kept, **fields})
+    return msgspec.structs.replace(route, **{**_GONE, **fields})
 
 
 def replayed(route: RouteState, at_ms: int, bulk: str | None = None, behind: int | None = None) -> RouteState:

@@ -110,9 +110,15 @@ def _first(record: EventRecord, target: str, offset: int) -> RouteState:
 
 
 def replay_request(
-    event: EventState, targets: tuple[str, ...], at_ms: int, end: int | None = None
+    event: EventState,
+    targets: tuple[str, ...],
+    at_ms: int,
+    end: int | None = None,
+    *,
+    at_once: bool = False,
+    bulk: str | None = None,
 ) -> ReplayRequested:
-    """What asks for these routes again.
+    """What asks for these routes again (see the fact for `at_once` and `bulk`).
 
     Args:
         end: of the event's partition now; needed where order is kept (`keeps_order`).
@@ -123,6 +129,8 @@ def replay_request(
         offset=event.offset,
         targets=targets,
         at_ms=at_ms,
+        at_once=at_once,
+        bulk=bulk,
         ordering_key=next((r.ordering_key for r in event.routes if r.ordering_key is not None), None),
         behind=end,
     )

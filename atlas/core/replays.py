@@ -87,19 +87,21 @@ def had_its_turn(replay: BulkReplay, event: EventState) -> bool:
     return any(route.bulk == replay.id for route in event.routes)
 
 
+def status_of(replay: BulkReplay, progress: BulkProgress | None, now_ms: int) -> str:
+    """Where it stands; `progress` None before it has begun."""
+    if (progress is not None and progress.done_at_ms is not None) or is_past(replay, now_ms):
+        return COMPLETED
+    return RUNNING if replay.cancelled_at_ms is None else CANCELLED
+
+
 def replay_view(replay: BulkReplay, progress: BulkProgress | None, now_ms: int) -> Replay:
     """A bulk replay as the API shows it.
 
     Args:
         progress: None before it has begun.
     """
-    done_at_ms = progress.done_at_ms if progress else None
-    status = RUNNING
-    if done_at_ms is not None or is_past(replay, now_ms):
-        status = COMPLETED
-    elif replay.cancelled_at_ms is not None:
-        status = CANCELLED
-    matched, replayed = (progress.matched, progress.replayed) if progress else (0, 0)
+    status = status_of(replay, progress, now_ms)
+    so_far = progress or BulkProgress(scope=replay.scope, id=replay.id)
     return {
         "id": replay.id,
         "object": "replay",
@@ -113,11 +115,11 @@ def replay_view(replay: BulkReplay, progress: BulkProgress | None, now_ms: int) 
             "received_before": _time(replay.received_before_ms),
         },
         "rate_per_second": replay.rate_per_second,
-        "matched": matched,
-        "replayed": replayed,
-        "skipped": progress.skipped if progress else 0,
+        "matched": so_far.matched,
+        "replayed": so_far.replayed,
+        "skipped": so_far.skipped,
         "created_at": format_ms(replay.created_at_ms),
-        "completed_at": _time(done_at_ms),
+        "completed_at": _time(so_far.done_at_ms),
         "cancelled_at": _time(replay.cancelled_at_ms) if status == CANCELLED else None,
     }
 

@@ -57,7 +57,6 @@ EventTopic = Annotated[
     str,
     said(pattern=rf"^atlas\.(live|test)\.ws_[0-9A-Z]{{1,26}}\.{portable(limits.STREAM_NAME_PATTERN)[1:]}"),
 ]
-EVENT_STATUSES: Final = ("accepted", "processing", "delivered", "retried", "failed")
 #: A code, safe to switch on.
 Code = Annotated[str, said(pattern="^[a-z][a-z0-9_]*$")]
 
@@ -231,6 +230,8 @@ Sealed = Annotated[
     said("A signing secret, encrypted (AES-GCM).", contentEncoding="base64", pattern="^[A-Za-z0-9+/]+=*$"),
 ]
 WorkspaceStatus = Annotated[str, said(enum=["enabled", "suspended"])]
+#: Of a target's circuit breaker; see `breaker`.
+BreakerState = Annotated[str, said(enum=["closed", "open", "half_open"])]
 TargetStatus = Annotated[str, said(enum=["enabled", "disabled"])]
 JobStatus = Annotated[
     str, said("`running` from when it was asked for.", enum=["running", "completed", "failed"])

@@ -17,30 +17,23 @@ from msgspec.structs import replace
 from atlas.core.commands import Command, StartReplay
 from atlas.core.control import Decision
 from atlas.core.entities import ENABLED, BulkReplay, Scope
-from atlas.core.facts import (
-    LIFECYCLE_SCHEMA,
-    LIFECYCLE_TOPIC,
-    REPLAY_KEY,
-    SCHEMA_HEADER,
-    ReplayProgressed,
-    encode,
-)
+from atlas.core.facts import LIFECYCLE_TOPIC, ReplayProgressed
 from atlas.core.lifecycle import TERMINAL
-from atlas.core.projection import EventState, keeps_order, replay_request
+from atlas.core.projection import EventState, replay_request
 from atlas.core.replays import BulkProgress, chosen, had_its_turn, is_past
 from atlas.core.views import visible_from_ms
-from atlas.ports.log import NewRecord, TopicPartition
+from atlas.ports.log import NewRecord
 from atlas.ports.read_model import EventQuery
 from atlas.runtime.owner_services import OwnerServices
 from atlas.runtime.patience import patiently
+from atlas.runtime.replay_requests import ends_of_lines, replay_record, source_of
+from atlas.runtime.store_position import store_has
 
 #: Events looked at in one step, at most; and how long a step's worth of the rate is.
 STEP_EVENTS_MAX: Final = 500
 STEP_S: Final = 0.2
 #: Events counted in one look.
 COUNT_EVENTS: Final = 1_000
-_WAIT_S: Final = 15.0
-_HEADERS: Final = ((SCHEMA_HEADER, LIFECYCLE_SCHEMA),)
 
 log_line = structlog.get_logger()
 
@@ -71,7 +64,7 @@ class BulkReplays:
 
     async def run(self) -> None:
         """Carry out what is asked for, for ever."""
-        await self._store_has(self._owner.epoch)
+        await store_has(self._read_model, self._owner.shard, self._owner.epoch)
         self._registry.subscribe(self._folded)
         try:
             async with asyncio.TaskGroup() as group:
@@ -96,12 +89,6 @@ class BulkReplays:
             for replay in known.values()
             if replay.id not in self._begun and replay.cancelled_at_ms is None and not is_past(replay, now_ms)
         ]
-
-    async def _store_has(self, offset: int) -> None:
-        """Wait until the read model has folded this shard up to a record: what owners before wrote down."""
-        past = {TopicPartition(LIFECYCLE_TOPIC, self._owner.shard): offset + 1}
-        while not await patiently(lambda: self._read_model.wait_past(past, _WAIT_S)):
-            pass
 
     async def _carry_out(self, replay: BulkReplay) -> None:
         known = (await patiently(lambda: self._read_model.bulk_replays(replay.scope))).get(replay.id)
@@ -169,18 +156,15 @@ class BulkReplays:
     async def _request(self, replay: BulkReplay, events: Sequence[EventState]) -> int:
         """Ask for what may be begun anew; how many events that is, those that had their turn included."""
         by_shard: dict[int, list[NewRecord]] = {}
-        lined = {TopicPartition(each.topic, each.partition) for each in events if keeps_order(each)}
-        ends = await patiently(lambda: self._log.end_offsets(lined)) if lined else {}
+        ends = await patiently(lambda: ends_of_lines(self._log, events))
         count = 0
         for event in events:
             targets = self._eligible(replay, event)
             count += bool(targets) or had_its_turn(replay, event)
             if targets:
-                end = ends.get(TopicPartition(event.topic, event.partition))
-                fact = replay_request(event, targets, self._clock.now_ms(), end)
-                fact = replace(fact, bulk=replay.id)
-                record = NewRecord(encode(fact), REPLAY_KEY, _HEADERS)
-                by_shard.setdefault(event.partition, []).append(record)
+                end, at_ms = ends.get(source_of(event)), self._clock.now_ms()
+                fact = replay_request(event, targets, at_ms, end, bulk=replay.id)
+                by_shard.setdefault(event.partition, []).append(replay_record(fact))
         for shard, records in by_shard.items():
             await self._append(shard, records)
         return count
@@ -201,8 +185,10 @@ class BulkReplays:
     async def _count(self, replay: BulkReplay) -> int:
         count, after = 0, None
         while listed := await self._list(self._query(replay, after, COUNT_EVENTS)):
-            found = listed if _is_exact(replay) else await self._loaded(listed)
-            count += len(found) if _is_exact(replay) else sum(any(chosen(replay, each)) for each in found)
+            if _only_route(replay) is not None:  # the query has found those that are meant
+                count += len(listed)
+            else:
+                count += sum(any(chosen(replay, each)) for each in await self._loaded(listed))
             after = listed[-1].id
         return count
 
@@ -228,7 +214,7 @@ class BulkReplays:
         before_ms = replay.created_at_ms + 1
         if replay.received_before_ms is not None:
             before_ms = min(before_ms, replay.received_before_ms)
-        only = replay.workflow_ids[0] if replay.workflow_ids and len(replay.workflow_ids) == 1 else None
+        only = _only_route(replay)
         return EventQuery(
             scope=replay.scope,
             visible_after_ms=self._visible(replay.scope, replay.stream),
@@ -268,6 +254,6 @@ class BulkReplays:
         )
 
 
-def _is_exact(replay: BulkReplay) -> bool:
-    """Whether every event that the query finds has a route that is meant."""
-    return replay.workflow_ids is not None and len(replay.workflow_ids) == 1
+def _only_route(replay: BulkReplay) -> str | None:
+    """The one workflow whose routes are meant: a query can ask for one, but not for several."""
+    return replay.workflow_ids[0] if replay.workflow_ids and len(replay.workflow_ids) == 1 else None

@@ -10,13 +10,13 @@ from atlas.core.entities import ENABLED, Scope
 from atlas.core.facts import TARGET_DELETED, TARGET_DISABLED
 from atlas.ports.read_model import ReadModel, Waiting, WaitingRoute
 from atlas.runtime.engine import Engine
-from atlas.runtime.overlay import Overlay
+from atlas.runtime.overlay import Overlay, covers
 from atlas.runtime.patience import backoff_s, patiently
 from atlas.runtime.work import LaneKey, Owner, Work
 
 #: Rows asked of the store at once.
 ROWS_MAX: Final = 1_000
-_FOREVER_MS: Final = 2**53
+FOREVER_MS: Final = 2**53
 
 
 class Waits(Protocol):
@@ -66,14 +66,13 @@ class Closing:
     async def _close_some(self, scope: Scope, target: str) -> tuple[int, bool]:
         """How many routes were closed, and whether none is left to be."""
         shard, settled = self._owner.shard, self._overlay.settled((*scope, target))
-        closed = position = 0
+        closed, whole = 0, False
         questions: list[Callable[[], Awaitable[Waiting]]] = [
-            lambda: self._read_model.waiting_for(shard, scope, target, _FOREVER_MS, ROWS_MAX),
+            lambda: self._read_model.waiting_for(shard, scope, target, FOREVER_MS, ROWS_MAX),
             lambda: self._read_model.in_line(shard, scope, target, ROWS_MAX, heads=False),
         ]
         for ask in questions:
             snapshot = await patiently(ask)
-            position = snapshot.lifecycle_position
             to = self._engine.target(scope, target)
             if to is not None and to.status == ENABLED:
                 return 0, True
@@ -84,4 +83,5 @@ class Closing:
                 closed += 1
             if snapshot.routes:
                 return closed, False
-        return closed, settled is not None and position > settled
+            whole = covers(snapshot, settled)
+        return closed, whole

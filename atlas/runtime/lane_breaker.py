@@ -30,14 +30,9 @@ log_line = structlog.get_logger()
 
 
 class LaneBreaker:
-    """Of one lane.
-
-    Attributes:
-        closed: whatever the target's limits allow may be sent.
-    """
+    """Of one lane."""
 
     def __init__(self, lane: Lane, clock: Clock, uniform01: Callable[[], float]) -> None:
-        self.closed = True
         self._lane, self._clock, self._uniform01 = lane, clock, uniform01
         self._state = FRESH
         self._probe_at_s = 0.0
@@ -47,6 +42,11 @@ class LaneBreaker:
         self._answers = False
         #: Shards whose facts say that it is not closed.
         self._told: set[Owner] = set()
+
+    @property
+    def closed(self) -> bool:
+        """Whether whatever the target's limits allow may be sent."""
+        return self._state.state == CLOSED
 
     def probe_is_due(self) -> bool:
         """Whether it is open, and one attempt may be made now."""
@@ -76,9 +76,7 @@ class LaneBreaker:
 
     def ended(self, work: Work, fact: DeliveryAttempted | DeliveryClosed, revision: int) -> None:
         """An attempt to this revision of the target came to this."""
-        probed = self._probe is work
-        if probed:
-            self._probe = None
+        probed = self._was_probe(work)
         against = None
         if isinstance(fact, DeliveryAttempted) and revision >= self._revision:
             against = rules.speaks_against(fact.error, fact.http_status)
@@ -96,10 +94,14 @@ class LaneBreaker:
 
     def broke_off(self, work: Work) -> None:
         """The attempt could not be made: nothing is known of the target."""
+        self._unproved(work, self._was_probe(work))
+
+    def _was_probe(self, work: Work) -> bool:
+        """Whether the attempt was the probe, which is over."""
         probed = self._probe is work
         if probed:
             self._probe = None
-        self._unproved(work, probed)
+        return probed
 
     def _unproved(self, work: Work, probed: bool) -> None:
         if probed and self._state.state == HALF_OPEN:
@@ -107,7 +109,7 @@ class LaneBreaker:
 
     def reset(self) -> None:
         """Close it: the target answers, or is another one now."""
-        if self._state.state == CLOSED:
+        if self.closed:
             self._state = FRESH
             return
         self._probe = None
@@ -143,7 +145,6 @@ class LaneBreaker:
     def _become(self, state: Breaker, owner: Owner | None) -> None:
         changed = state.state != self._state.state
         self._state = state
-        self.closed = state.state == CLOSED
         if self.closed:
             for told in self._told:
                 self._tell(told)

@@ -217,8 +217,7 @@ class Lines:
         for workspace_id, environment, target in await patiently(
             lambda: self._read_model.targets_in_line(self._owner.shard)
         ):
-            self._heads.add((workspace_id, environment, target))
-            self._waits.spill((workspace_id, environment), target, behind=False)
+            self.want_heads((workspace_id, environment, target))
 
     def _line(self, route: WaitingRoute) -> Line:
         scope = (route.workspace_id, route.environment)
@@ -235,7 +234,7 @@ class Lines:
         return True
 
     def want_heads(self, lane: LaneKey) -> None:
-        """Not all of them found room."""
+        """They are to be gone through: not all found room, or nobody knows of them."""
         self._heads.add(lane)
         self._waits.spill((lane[0], lane[1]), lane[2], behind=False)
 

@@ -72,6 +72,11 @@ class Overlay:
         return True
 
 
+def covers(snapshot: Waiting, settled: int | None) -> bool:
+    """Whether the snapshot has all facts about a target, `settled` being the newest (see `Overlay`)."""
+    return settled is not None and snapshot.lifecycle_position > settled
+
+
 def _drop_below(offsets: OrderedDict[WorkKey, int] | OrderedDict[LaneKey, int], position: int) -> None:
     while offsets and next(iter(offsets.values())) < position:
         offsets.popitem(last=False)

@@ -30,12 +30,13 @@ from atlas.core.lifecycle import PROCESSING, RETRY_SCHEDULED
 from atlas.ports.clock import Clock
 from atlas.ports.log import TopicPartition
 from atlas.ports.read_model import ReadModel, Waiting, WaitingRoute
-from atlas.runtime.closing import ROWS_MAX, Closing
+from atlas.runtime.closing import FOREVER_MS, ROWS_MAX, Closing
 from atlas.runtime.engine import Engine
 from atlas.runtime.lane import BACKLOG, BREAKER, Lane
 from atlas.runtime.lines import Lines
-from atlas.runtime.overlay import Overlay
+from atlas.runtime.overlay import Overlay, covers
 from atlas.runtime.patience import backoff_s, patiently
+from atlas.runtime.store_position import store_has
 from atlas.runtime.work import LaneKey, Owner, Work, WorkKey
 
 #: How far ahead retries are held in memory, and how often the store is asked for more.
@@ -43,7 +44,6 @@ LOOKAHEAD_MS: Final = 60_000
 SCAN_EVERY_S: Final = 15.0
 #: Timers in memory for one shard, and a look's rows on top of them.
 TIMERS_MAX: Final = 10_000
-FOREVER_MS: Final = 2**53
 
 log_line = structlog.get_logger()
 
@@ -207,9 +207,7 @@ class WaitingRoutes:
 
     async def store_has(self, offset: int) -> None:
         """Wait until the read model has folded the shard's lifecycle up to this record."""
-        past = {TopicPartition(LIFECYCLE_TOPIC, self._owner.shard): offset + 1}
-        while not await patiently(lambda: self._read_model.wait_past(past, SCAN_EVERY_S)):
-            log_line.warning("the read model is behind", shard=self._owner.shard, offset=offset)
+        await store_has(self._read_model, self._owner.shard, offset)
 
     def _fire(self, now_ms: int) -> None:
         while self._timers and self._timers[0][0] <= now_ms:
@@ -295,7 +293,7 @@ class WaitingRoutes:
         all_of_it = len(snapshot.routes) < limit and taken == len(fresh)
         if all_of_it and self.lines.wants_heads(lane.key):
             taken += await self._take_heads(lane, limit)
-        return taken, all_of_it and self._covers(snapshot, settled)
+        return taken, all_of_it and covers(snapshot, settled)
 
     async def _take_heads(self, lane: Lane, limit: int) -> int:
         """Offer the lane the first of its lines, where that waits for nothing else."""
@@ -319,10 +317,6 @@ class WaitingRoutes:
             self._spawn(self._closing.close(scope, target))
 
     # -- snapshots ----------------------------------------------------------------------------
-
-    @staticmethod
-    def _covers(snapshot: Waiting, settled: int | None) -> bool:
-        return settled is not None and snapshot.lifecycle_position > settled
 
     def fresh(self, snapshot: Waiting) -> list[WaitingRoute]:
         """Rows that are as we know them, and not already on their way."""

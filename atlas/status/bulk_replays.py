@@ -12,7 +12,7 @@ from atlas.core.commands import CancelReplay, StartReplay
 from atlas.core.entities import BulkReplay
 from atlas.core.errors import ApiError
 from atlas.core.limits import REPLAYS_RUNNING_MAX
-from atlas.core.replays import Replay, replay_view
+from atlas.core.replays import RUNNING, Replay, replay_view, status_of
 from atlas.core.requests import BulkReplayCreate, Nothing, parse
 from atlas.core.timestamps import parse_filter_time
 from atlas.gateway.call import Call, Reply, Services, json_reply
@@ -40,11 +40,9 @@ class BulkReplays:
         scope, now_ms = call.principal.scope, self._clock.now_ms()
         await self._registry.catch_up()
         progress = await self._read_model.bulk_replays(scope)
-        views = [
-            replay_view(each, progress.get(each.id), now_ms)
-            for each in self._registry.state.replays.get(scope, {}).values()
-        ]
-        if sum(view["status"] == "running" for view in views) >= REPLAYS_RUNNING_MAX:
+        known = self._registry.state.replays.get(scope, {}).values()
+        running = sum(status_of(each, progress.get(each.id), now_ms) == RUNNING for each in known)
+        if running >= REPLAYS_RUNNING_MAX:
             message = f"This environment has {REPLAYS_RUNNING_MAX} replays running."
             raise ApiError("replay_limit_reached", message)
         replay = BulkReplay(

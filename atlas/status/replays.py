@@ -6,29 +6,18 @@ route whether it may be begun anew. What a caller could know beforehand is refus
 
 from __future__ import annotations
 
-from typing import Final
-
-from msgspec.structs import replace
-
 from atlas.core.entities import ENABLED
 from atlas.core.errors import ApiError, InvalidRequest, Unavailable
-from atlas.core.facts import (
-    LIFECYCLE_SCHEMA,
-    LIFECYCLE_TOPIC,
-    REPLAY_KEY,
-    SCHEMA_HEADER,
-    encode,
-)
+from atlas.core.facts import LIFECYCLE_TOPIC
 from atlas.core.lifecycle import RETRY_SCHEDULED, TERMINAL, RouteState
-from atlas.core.projection import EventState, keeps_order, replay_request
+from atlas.core.projection import EventState, replay_request
 from atlas.core.requests import ReplayRequest, parse
 from atlas.gateway.call import Call, Reply, Services, json_reply
 from atlas.gateway.parameters import refuse_parameters
-from atlas.ports.log import NewRecord, TopicPartition
+from atlas.ports.log import TopicPartition
+from atlas.runtime.replay_requests import ends_of_lines, replay_record, source_of
 from atlas.status.barrier import BARRIER_MAX_S
 from atlas.status.handlers import EventStatus
-
-_HEADERS: Final = ((SCHEMA_HEADER, LIFECYCLE_SCHEMA),)
 
 
 class EventReplays:
@@ -51,20 +40,13 @@ class EventReplays:
         targets = self._eligible(event, body.workflow_ids)
         await self._events.record(event)  # the payload is still there
         at_once = body.workflow_ids is not None
-        fact = replay_request(event, targets, self._clock.now_ms(), await self._end(event))
-        fact = replace(fact, at_once=at_once)
-        record = NewRecord(encode(fact), REPLAY_KEY, _HEADERS)
-        offset = await self._log.append(LIFECYCLE_TOPIC, event.partition, [record])
+        end = (await ends_of_lines(self._log, [event])).get(source_of(event))
+        fact = replay_request(event, targets, self._clock.now_ms(), end, at_once=at_once)
+        offset = await self._log.append(LIFECYCLE_TOPIC, event.partition, [replay_record(fact)])
         past = {TopicPartition(LIFECYCLE_TOPIC, event.partition): offset + 1}
         if not await self._read_model.wait_past(past, BARRIER_MAX_S):
             raise Unavailable("The replay is asked for, but cannot be shown yet.")
         return json_reply(202, await self._events.view(await self._events.named(call)))
-
-    async def _end(self, event: EventState) -> int | None:
-        if not keeps_order(event):
-            return None
-        source = TopicPartition(event.topic, event.partition)
-        return (await self._log.end_offsets([source]))[source]
 
     def _eligible(self, event: EventState, named: tuple[str, ...] | None) -> tuple[str, ...]:
         """The routes to be begun anew, and of those named the retries to be made now."""
