@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from atlas.ports.log import TopicPartition
 from tests.conformance.log_deployments import AT_ONCE_S, read_all, records, values
 from tests.conformance.test_acceptor import CONFLICT, appended, candidate, replayed
 from tests.kafka.control import Control
+from tests.kafka.faults.site import until
 from tests.kafka.secure_broker import PASSWORD, SecureBroker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -51,6 +52,22 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
         yield made
     finally:
         made.broker.stop()
+
+
+@pytest.fixture(autouse=True)
+async def goodbyes() -> AsyncIterator[None]:
+    """A test ends when its sockets are closed.
+
+    TLS waits for the broker's goodbye, and aiokafka does not wait for TLS once a broker has refused it: a
+    loop that was closed before left a socket for the garbage collector to complain of in some later test.
+    """
+    yield
+    transports = asyncio.get_running_loop()._transports  # type: ignore[attr-defined]
+
+    async def closed() -> bool:
+        return all(transport.get_extra_info("socket").fileno() < 0 for transport in list(transports.values()))
+
+    await until(closed, "every socket closed", REFUSED_MAX_S)
 
 
 WAYS: Final[dict[str, Callable[[SecureBroker], KafkaSecurity]]] = {
