@@ -62,7 +62,7 @@ async def goodbyes() -> AsyncIterator[None]:
     loop that was closed before left a socket for the garbage collector to complain of in some later test.
     """
     yield
-    transports = asyncio.get_running_loop()._transports  # type: ignore[attr-defined]
+    transports = asyncio.get_running_loop()._transports  # type: ignore[attr-defined]  # selector loops have it
 
     async def closed() -> bool:
         return all(transport.get_extra_info("socket").fileno() < 0 for transport in list(transports.values()))
