@@ -56,7 +56,7 @@ class KafkaSite:
 def kafka_site(directory: Path) -> Iterator[KafkaSite]:
     """A broker without data, but warm; nothing of it is left."""
     with site(directory) as place:
-        broker = Broker(place.directory / "broker")
+        broker = Broker(place.directory / "broker", java_options=())  # as in production, for a long time
         try:
             bootstrap = broker.start()
             place.worker("kafka_warm", bootstrap).ask({"seconds": _WARM_UP_S})

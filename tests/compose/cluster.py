@@ -9,13 +9,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from scripts.kafka_lib.broker import START_MAX_S, STOP_MAX_S, await_answer, fetch_jars, free_port, java
+from scripts.kafka_lib.broker import QUICK, START_MAX_S, STOP_MAX_S, await_answer, fetch_jars, free_port, java
 from tests.compose.files import KAFKA_SERVICES, services
 
 #: Not settings of the broker, but of what starts it in the image.
 _OF_THE_IMAGE: Final = {"CLUSTER_ID", "KAFKA_HEAP_OPTS"}
 #: Little memory, and no time spent on making fast what soon ends.
-_MEMORY: Final = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+_MEMORY: Final = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", *QUICK)
 
 
 class Node:
@@ -78,7 +78,7 @@ def _start(service: str, ports: dict[str, int], home: Path, jars: Path, stack: E
     lines = [f"{name}={value}\n" for name, value in properties(service, ports, home).items()]
     settings.write_text("".join(lines))
     cluster_id = services()[service]["environment"]["CLUSTER_ID"]
-    format_it = [*java(jars), "-XX:TieredStopAtLevel=1", "-Xmx128m", "kafka.tools.StorageTool", "format"]
+    format_it = [*java(jars), *QUICK, "-Xmx128m", "kafka.tools.StorageTool", "format"]
     subprocess.run(
         [*format_it, "-t", cluster_id, "-c", str(settings)],
         check=True,

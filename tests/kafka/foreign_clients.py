@@ -17,7 +17,7 @@ import orjson
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
-from scripts.kafka_lib.broker import fetch_jars, java
+from scripts.kafka_lib.broker import QUICK, fetch_jars, java
 
 #: For one client to read one topic.
 READ_MAX_S: Final = 60.0
@@ -71,7 +71,7 @@ def read_with_console_consumer(bootstrap: str, topic: str, count: int) -> list[R
     shown = {"partition": "true", "offset": "true", "headers": "true", "key": "true", "value": "true"}
     properties = [f"print.{name}={value}" for name, value in shown.items()]
     properties += [f"key.separator={_SEPARATOR}", "headers.separator=\x1e", "null.literal=(null)"]
-    command = [*java(fetch_jars()), "-Xmx256m", "org.apache.kafka.tools.consumer.ConsoleConsumer"]
+    command = [*java(fetch_jars()), *QUICK, "-Xmx256m", "org.apache.kafka.tools.consumer.ConsoleConsumer"]
     command += ["--bootstrap-server", bootstrap, "--topic", topic, "--from-beginning"]
     command += ["--max-messages", str(count), "--timeout-ms", str(int(READ_MAX_S * 1_000) // 2)]
     for each in properties:
