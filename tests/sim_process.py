@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlas.ports.log import Log, Member, NewRecord, Reader
 from atlas.runtime.attempt import Attempter
-from atlas.runtime.engine import LANE_MAX, QUEUED_MAX, Engine
+from atlas.runtime.engine import LANE_MAX, QUEUED_MAX, UNDER_WAY_MAX, Engine
 from atlas.runtime.owner_services import OwnerServices
 from atlas.runtime.supervisor import Supervisor
 from atlas.runtime.telemetry import Metrics
@@ -77,7 +77,12 @@ class Process:
     """One deliverer process."""
 
     def __init__(
-        self, simulation: Simulation, name: str, lane_max: int = LANE_MAX, queued_max: int = QUEUED_MAX
+        self,
+        simulation: Simulation,
+        name: str,
+        lane_max: int = LANE_MAX,
+        queued_max: int = QUEUED_MAX,
+        under_way_max: int = UNDER_WAY_MAX,
     ) -> None:
         self.gate = Gate()
         self.metrics = Metrics()
@@ -97,6 +102,7 @@ class Process:
             lambda: simulation.ids.new("cmd_"),
             lane_max,
             queued_max,
+            under_way_max,
         )
         self.deliverer = Deliverer(
             OwnerServices(

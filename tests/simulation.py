@@ -20,7 +20,7 @@ from atlas.adapters.embedded_log import EmbeddedLog
 from atlas.adapters.sqlite_read_model import open_read_model
 from atlas.core import acceptance
 from atlas.core.commands import CreateStream, CreateTarget, CreateWorkspace
-from atlas.core.entities import Endpoint, SealedSecret, Stream, Workflow, Workspace, secret_context
+from atlas.core.entities import Endpoint, Scope, SealedSecret, Stream, Workflow, Workspace, secret_context
 from atlas.core.facts import (
     CONTROL_TOPIC,
     EVENT_SCHEMA,
@@ -42,7 +42,7 @@ from atlas.ports.acceptor import Candidate, Outcome
 from atlas.ports.log import NewRecord, Record, TopicPartition
 from atlas.ports.read_model import ReadModel
 from atlas.ports.sender import DeliveryRequest, DeliveryResult
-from atlas.runtime.engine import LANE_MAX, QUEUED_MAX
+from atlas.runtime.engine import LANE_MAX, QUEUED_MAX, UNDER_WAY_MAX
 from atlas.runtime.registry import Registry
 from atlas.runtime.supervisor import Supervisor
 from atlas.runtime.telemetry import Metrics
@@ -173,10 +173,14 @@ class Simulation:
         self.supervisor.start("projector", projector.run)
 
     def process(
-        self, name: str = "deliverer", lane_max: int = LANE_MAX, queued_max: int = QUEUED_MAX
+        self,
+        name: str = "deliverer",
+        lane_max: int = LANE_MAX,
+        queued_max: int = QUEUED_MAX,
+        under_way_max: int = UNDER_WAY_MAX,
     ) -> Process:
         """Start a deliverer process."""
-        made = Process(self, name, lane_max, queued_max)
+        made = Process(self, name, lane_max, queued_max, under_way_max)
         self.processes.append(made)
         return made
 
@@ -190,13 +194,23 @@ class Simulation:
             **self.command(), "workspace_id": SCOPE[0], "environment": SCOPE[1], "target_id": target,
         }  # fmt: skip
 
+    async def workspace(self, workspace_id: str) -> Scope:
+        """Create another workspace; its live environment."""
+        made = Workspace(id=workspace_id, name=workspace_id, created_at_ms=self.clock.now_ms())
+        await self.registry.propose(CreateWorkspace(**self.command(), workspace=made, keys=()))
+        return (workspace_id, "live")
+
     async def workflow(self, target: str, **fields: Any) -> Workflow:
         """Create a target; its URL is `http://<target>`."""
-        sealed = self.box.seal(SECRET, secret_context(*SCOPE, target))
+        return await self.workflow_of(SCOPE, target, **fields)
+
+    async def workflow_of(self, scope: Scope, target: str, **fields: Any) -> Workflow:
+        """The same in another workspace."""
+        sealed = self.box.seal(SECRET, secret_context(*scope, target))
         made = Workflow(
             id=target,
-            workspace_id=SCOPE[0],
-            environment=SCOPE[1],
+            workspace_id=scope[0],
+            environment=scope[1],
             url=f"http://{target}",
             secrets=(SealedSecret(sealed),),
             created_at_ms=self.clock.now_ms(),
@@ -226,12 +240,14 @@ class Simulation:
         """What a target was sent, in order."""
         return [sent for sent in self.sender.sent if sent.url == f"http://{target}"]
 
-    async def stream(self, name: str, routes: Sequence[str], retention_days: int = 14) -> Stream:
+    async def stream(
+        self, name: str, routes: Sequence[str], retention_days: int = 14, scope: Scope = SCOPE
+    ) -> Stream:
         """Create a stream and its topic."""
         made = Stream(
             id=self.ids.new("stm_"),
-            workspace_id=SCOPE[0],
-            environment=SCOPE[1],
+            workspace_id=scope[0],
+            environment=scope[1],
             name=name,
             description=None,
             retention_days=retention_days,
@@ -244,10 +260,16 @@ class Simulation:
         return found
 
     async def accept(
-        self, stream: str, count: int = 1, *, key: str | None = None, ordering_key: str | None = None
+        self,
+        stream: str,
+        count: int = 1,
+        *,
+        key: str | None = None,
+        ordering_key: str | None = None,
+        scope: Scope = SCOPE,
     ) -> list[str]:
         """Accept events in one request; returns their ids."""
-        found = self.registry.state.streams[SCOPE][stream]
+        found = self.registry.state.streams[scope][stream]
         now = acceptance.Circumstances(self.clock.now_ms(), self.registry.position, self.shards)
         candidates = []
         for number in range(count):
@@ -259,7 +281,7 @@ class Simulation:
                 "ordering_key": ordering_key,
             }
             event = check_event(parse(EventIn, body))
-            sent = None if key is None else acceptance.sent_key(SCOPE, f"{key}/{number}", body)
+            sent = None if key is None else acceptance.sent_key(scope, f"{key}/{number}", body)
             routing = Routes(self.registry).of(event, found)
             made = acceptance.accept(event, found, sent, self.ids.entropy80, now, routing)
             record = NewRecord(made.value, made.record_key, ((SCHEMA_HEADER, EVENT_SCHEMA),))
@@ -296,7 +318,7 @@ class Simulation:
 
     def sources(self) -> list[TopicPartition]:
         """Every partition that the projector folds."""
-        topics = [s.topic for s in self.registry.state.streams.get(SCOPE, {}).values()]
+        topics = [s.topic for by_name in self.registry.state.streams.values() for s in by_name.values()]
         return [TopicPartition(t, shard) for t in [LIFECYCLE_TOPIC, *topics] for shard in range(self.shards)]
 
     async def until(self, done: Callable[[], bool | Awaitable[bool]], seconds: float = 600) -> None:

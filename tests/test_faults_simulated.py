@@ -182,7 +182,8 @@ async def test_a_few_targets_that_hang_do_not_fill_the_memory(clock: VirtualCloc
         process = sim.process(lane_max=1_000, queued_max=200)
         ids = await sim.accept("hanging", 60)
         await pass_time(5)
-        assert 150 <= process.engine.queued <= 200 + len(hanging) * LANE_MIN
+        half = 100  # one workspace holds no more than it leaves free
+        assert half <= process.engine.queued <= half + len(hanging) * LANE_MIN
         for _ in range(3):
             before_ms = clock.now_ms()
             quick = await sim.accept("quick", LANE_MIN)

@@ -1,9 +1,10 @@
 """Deliveries of one process: a lane for each target, shared by the process's shards.
 
 A lane admits `max_in_flight` attempts at a time and `rate_limit_per_second` a second, first come first
-served; lanes never wait for each other, so a target that hangs delays nobody else. What does not fit in
-a lane's memory is parked in the log and comes back from the store (`refill`), in order: while a shard
-has routes of this target in the store, its fresh ones park behind them.
+served; lanes never wait for each other, so a target that hangs delays nobody else. Memory and attempts under
+way are bounded for all of them together, and divided by `shares`. What does not fit in a lane's memory is
+parked in the log and comes back from the store (`refill`), in order: while a shard has routes of this target
+in the store, its fresh ones park behind them.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ from atlas.runtime.attempt import Attempter, disables_target
 from atlas.runtime.lane import Lane
 from atlas.runtime.patience import backoff_s
 from atlas.runtime.registry import Registry
+from atlas.runtime.shares import Shares
 from atlas.runtime.work import LaneKey, Owner, Work, WorkKey
 
 #: Routes waiting in memory for one target.
 LANE_MAX: Final = 2_048
-#: Routes waiting in memory for all targets. A lane may hold as many as this leaves free, so that a few
-#: targets that hang never fill it (see `LANE_MIN`).
+#: Routes waiting in memory for all targets, divided as `shares` says (but see `LANE_MIN`).
 QUEUED_MAX: Final = 20_000
+#: Attempts under way for all targets, divided alike (but see `UNDER_WAY_MIN`): each has a socket.
+UNDER_WAY_MAX: Final = 4_096
 #: Bytes of payload kept with them; past it a payload is fetched from the log when its turn comes.
 QUEUED_BYTES_MAX: Final = 16 * 1024 * 1024
 #: Outcomes kept for shards that were lost and may come back to this process.
@@ -55,8 +58,9 @@ class Engine:
     """All lanes of a process.
 
     Attributes:
-        queued: routes waiting in memory, over all lanes.
-        lane_max, queued_max: routes waiting in memory for one target, and for all.
+        memory: routes waiting in memory, over all lanes.
+        under_way: attempts under way, over all lanes.
+        lane_max: routes waiting in memory for one target.
         draining: nothing new is started.
     """
 
@@ -68,17 +72,23 @@ class Engine:
         new_id: Callable[[], str],
         lane_max: int = LANE_MAX,
         queued_max: int = QUEUED_MAX,
+        under_way_max: int = UNDER_WAY_MAX,
     ) -> None:
         self.clock, self.uniform01 = clock, attempter.uniform01
-        self.lane_max, self.queued_max = lane_max, queued_max
+        self.lane_max = lane_max
+        self.memory, self.under_way = Shares(queued_max), Shares(under_way_max)
         self._queued_bytes = 0
-        self.queued = 0
         self.draining = False
         self._registry, self._attempter, self._new_id = registry, attempter, new_id
         self._lanes: dict[LaneKey, Lane] = {}
         self._here: dict[WorkKey, Work] = {}
         self._orphans: dict[WorkKey, Outcome] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def queued(self) -> int:
+        """Routes waiting in memory."""
+        return self.memory.held
 
     def lane(self, scope: Scope, target: str) -> Lane:
         """The target's lane."""
@@ -128,14 +138,14 @@ class Engine:
 
     def hold(self, work: Work) -> None:
         """Count a work that waits in memory, and its payload if there is room for it."""
-        self.queued += 1
+        self.memory.take(work.scope[0])
         if work.record is not None and self._queued_bytes + len(work.record.data) > QUEUED_BYTES_MAX:
             work.record = None
         self._queued_bytes += len(work.record.data) if work.record else 0
 
     def release(self, work: Work) -> None:
         """A work no longer waits."""
-        self.queued -= 1
+        self.memory.give_back(work.scope[0])
         self._queued_bytes -= len(work.record.data) if work.record else 0
 
     def close(self, work: Work, code: str) -> None:
@@ -206,7 +216,7 @@ class Engine:
         except Exception as error:  # nothing is known to have been sent: the same attempt again, later
             if not isinstance(error, LogError):
                 log_line.error("attempt broke off", event_id=work.event_id, exc_info=error)
-            lane.in_flight -= 1
+            lane.ended()
             work.under_way = False
             lane.breaker.broke_off(work)
             lane.queue.append(work)
@@ -215,9 +225,9 @@ class Engine:
             return
         except asyncio.CancelledError:
             self.forget(work)
-            lane.in_flight -= 1
+            lane.ended()
             raise
-        lane.in_flight -= 1
+        lane.ended()
         self.forget(work)
         lane.breaker.ended(work, fact, to.revision)
         self._finish(work, to, fact)

@@ -20,8 +20,11 @@ from atlas.runtime.work import LaneKey, Owner, Work
 if TYPE_CHECKING:
     from atlas.runtime.engine import Engine
 
-#: A lane with next to nothing in a full process may always hold so many.
+#: A lane with next to nothing in a full process may always hold so many, and have so many under way.
 LANE_MIN: Final = 16
+UNDER_WAY_MIN: Final = 2
+#: Rows looked at in the store for a lane that has room for few: a few rows cost as much as one.
+ROWS_MIN: Final = 128
 #: Why a route is parked that has no place in memory, or behind an open breaker.
 BACKLOG: Final = "backlog"
 BREAKER: Final = "breaker"
@@ -72,7 +75,8 @@ class Lane:
     @property
     def rows_wanted(self) -> int:
         """How many routes to look at in the store; of those under way the store may not know yet."""
-        return (self._engine.lane_max if self.breaker.closed else LANE_MIN) + self.in_flight
+        wanted = max(ROWS_MIN, self._limit()) if self.breaker.closed else LANE_MIN
+        return wanted + len(self.queue) + self.in_flight
 
     @property
     def why_full(self) -> str:
@@ -82,8 +86,12 @@ class Lane:
     def _limit(self) -> int:
         if not self.breaker.closed:
             return 1 if self.breaker.probe_is_due() else 0
-        engine = self._engine
-        return min(engine.lane_max, max(LANE_MIN, engine.queued_max - engine.queued))
+        share = self._engine.memory.bound(self.key[0], len(self.queue))
+        return min(self._engine.lane_max, max(LANE_MIN, share))
+
+    def _under_way_limit(self, to: Target) -> int:
+        share = self._engine.under_way.bound(self.key[0], self.in_flight)
+        return min(to.max_in_flight, max(UNDER_WAY_MIN, share))
 
     def inherit(self, owner: Owner, before: Breaker) -> None:
         """A new owner of a shard finds that the one before it had the target's breaker not closed."""
@@ -122,8 +130,7 @@ class Lane:
             if (wait_s := self.breaker.probe_in_s()) is not None:
                 self.pump_in(wait_s)
             return
-        limit = to.max_in_flight if to else self.in_flight + 1
-        while self.queue and self.in_flight < limit:
+        while self.queue and (to is None or self.in_flight < to.max_in_flight):
             if self.queue[0].owner.closed or not self._engine.holds(self.queue[0]):
                 self._engine.forget(self._pop())
                 continue
@@ -136,11 +143,12 @@ class Lane:
                 continue
             if not self.queue[0].owner.may_start() and self._pass_over():
                 continue
-            delay_s = self._wait_s(to)
+            delay_s = _STARVED_S if self.in_flight >= self._under_way_limit(to) else self._wait_s(to)
             if delay_s > 0:
                 self.pump_in(delay_s)
                 break
             self.in_flight += 1
+            self._engine.under_way.take(self.key[0])
             self.queue[0].under_way = True
             self.breaker.started(self.queue[0])
             self._engine.start(self, self._pop(), to)
@@ -158,6 +166,11 @@ class Lane:
         if to is None or to.status != ENABLED:
             self.breaker.reset()  # nothing is sent there; and once something is, it is another target
         return to
+
+    def ended(self) -> None:
+        """An attempt is no longer under way."""
+        self.in_flight -= 1
+        self._engine.under_way.give_back(self.key[0])
 
     def _shed(self) -> None:
         """Nothing of it may be sent now: it waits in the log, and comes back from the store."""
