@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 
 from scripts.bench_lib import (
+    backlog,
     batches,
     end_to_end,
     filters,
@@ -45,14 +46,25 @@ ON_KAFKA: Final[Measurements] = {
     "latency": kafka_parts.latency,
     "projection": kafka_parts.projection,
 }
+OF_DELIVERIES: Final[Measurements] = {
+    "deliveries": end_to_end.measure_deliveries,
+    "end-to-end": end_to_end.measure_on_both,
+    "latency": latency.measure_rates,
+    "fairness": backlog.measure_fairness,
+    "parked": backlog.measure_memory,
+}
 _WIDTH: Final = 180
 
 
 @click.command()
 @click.option("--kafka", is_flag=True, help="On Kafka, each part its own process, with a broker for it.")
+@click.option("--deliver", is_flag=True, help="Deliveries, on both logs.")
 @click.option("--quick", is_flag=True, help="Smaller sizes and fewer rounds: about a minute in all.")
 @click.option(
-    "--only", type=click.Choice(list(MEASUREMENTS)), multiple=True, help="Only this one; repeatable."
+    "--only",
+    type=click.Choice(list(MEASUREMENTS | OF_DELIVERIES)),
+    multiple=True,
+    help="Only this one; repeatable.",
 )
 @click.option(
     "--dir",
@@ -62,16 +74,22 @@ _WIDTH: Final = 180
     show_default=True,
     help="Where the data goes meanwhile: put it on the disk that counts.",
 )
-def main(kafka: bool, quick: bool, only: tuple[str, ...], directory: Path) -> None:
+def main(kafka: bool, deliver: bool, quick: bool, only: tuple[str, ...], directory: Path) -> None:
     """Measure Atlas against the raw limits of this machine, in one run, and print a table."""
-    measurements = ON_KAFKA if kafka else MEASUREMENTS
+    if kafka and deliver:
+        raise click.UsageError("--deliver measures on both logs: leave --kafka away")
+    measurements, of = MEASUREMENTS, ""
+    if kafka:
+        measurements, of = ON_KAFKA, " on Kafka"
+    elif deliver:
+        measurements, of = OF_DELIVERIES, ", deliveries"
     if missing := [name for name in only if name not in measurements]:
-        raise click.UsageError(f"not measured on Kafka: {', '.join(missing)}")
+        raise click.UsageError(f"measured elsewhere: {', '.join(missing)}")
     status = Console(stderr=True)
     out = Console(width=None if Console().is_terminal else _WIDTH)
     load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
     made = table(
-        f"Atlas{' on Kafka' if kafka else ''} on {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"Atlas{of} on {os.cpu_count()} cores, Python {platform.python_version()}, "
         f"load before {load}" + (", --quick" if quick else "")
     )
     started_s = time.perf_counter()

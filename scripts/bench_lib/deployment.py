@@ -24,18 +24,43 @@ _OPEN: Final = ("accepted", "processing", "retried")
 
 
 class Server:
-    """A server process and how to reach it."""
+    """A server process and how to reach it.
 
-    def __init__(self, worker: Process, token: str) -> None:
+    Attributes:
+        parts: Atlas's other processes, if it has any.
+    """
+
+    def __init__(self, worker: Process, token: str, operator_token: str = "") -> None:
         self.worker = worker
+        self.parts: list[Process] = []
         self.url: str = worker.ready["url"]
         self.token = token
+        self._operator_token = operator_token
+
+    def of_new_workspace(self, name: str) -> Server:
+        """The same for another workspace."""
+        made, _ = self._call(self._operator_token, "POST", "/admin/v1/workspaces", {"name": name})
+        [token] = [key["secret"] for key in made["keys"] if key["environment"] == "live"]
+        other = Server(self.worker, token)
+        other.parts = self.parts
+        return other
+
+    def cpu_s(self) -> float:
+        """CPU time of all of Atlas's processes."""
+        return sum(process.cpu_s() for process in (self.worker, *self.parts))
+
+    def memory_mb(self, field: str = "VmRSS") -> list[float]:
+        """Of each process, see `Process.memory_mb`."""
+        return [process.memory_mb(field) for process in (self.worker, *self.parts)]
 
     def call(self, method: str, path: str, body: object = None) -> tuple[Any, dict[str, str]]:
         """One request; the answer's value and headers."""
+        return self._call(self.token, method, path, body)
+
+    def _call(self, token: str, method: str, path: str, body: object) -> tuple[Any, dict[str, str]]:
         at = urlsplit(self.url)
         connection = HTTPConnection(at.hostname or "", at.port, timeout=_REQUEST_MAX_S)
-        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         try:
             connection.request(method, path, orjson.dumps(body) if body is not None else None, headers)
             answer = connection.getresponse()
@@ -46,11 +71,15 @@ class Server:
             raise RuntimeError(f"{method} {path}: {answer.status} {content!r}")
         return orjson.loads(content), {name.lower(): value for name, value in answer.getheaders()}
 
-    def set_up(self, target_url: str | None = None) -> None:
-        """A stream without routes, and with a target one more with a route to it."""
+    def set_up(self, target_url: str | None = None, **policy: Any) -> None:
+        """A stream without routes, and with a target one more with a route to it.
+
+        Args:
+            policy: of the target.
+        """
         self.call("POST", "/v1/event-streams", {"name": STREAM})
         if target_url is not None:
-            self.call("POST", "/v1/workflows", {"id": WORKFLOW, "url": target_url})
+            self.call("POST", "/v1/workflows", {"id": WORKFLOW, "url": target_url, **policy})
             self.call("POST", "/v1/event-streams", {"name": ROUTED, "default_routes": [WORKFLOW]})
 
     def settle(self) -> float:
@@ -66,7 +95,7 @@ class Server:
         raise RuntimeError(f"events are still open {_SETTLE_MAX_S:.0f} s after the last was accepted")
 
     def project(self) -> None:
-        """Wait until everything is projected."""
+        """Wait until everything that has been accepted is projected."""
         while "x-atlas-lag-ms" in self.call("GET", "/v1/events?limit=1")[1]:
             pass
 
@@ -88,7 +117,7 @@ class Site:
         data_dir = self.directory / str(self._servers)
         data_dir.mkdir()
         worker = self.worker("server", server, kind, str(data_dir))
-        return Server(worker, worker.ready["token"])
+        return Server(worker, worker.ready["token"], worker.ready.get("operator_token", ""))
 
     def worker(self, module: str, *arguments: str) -> Worker:
         return self._stack.enter_context(Worker(module, *arguments))

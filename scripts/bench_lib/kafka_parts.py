@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Final
 
 from scripts.bench_lib.deployment import Load
+from scripts.bench_lib.installed import KAFKA, installed
 from scripts.bench_lib.kafka_site import kafka_site
-from scripts.bench_lib.latency import WARM_UP_KAFKA, steady
+from scripts.bench_lib.latency import GOAL_KAFKA, RATE_PER_S, WARM_UP_KAFKA_S, arrivals, steady
 from scripts.bench_lib.plan import Plan
 from scripts.bench_lib.report import Row
 from scripts.bench_lib.singles import EMPTY, compare
 
-GOAL_P95_MS: Final = 30.0
 GOAL_GETMANY: Final = 0.3
 _SINGLES: Final = (
     ("single POST, gateway, unkeyed", "gateway", False),
@@ -40,12 +39,11 @@ def latency(plan: Plan, directory: Path) -> list[Row]:
     """Gateway, projector and deliverer as processes of their own."""
     rows: list[Row] = []
     for server in ("hypercorn", "uvicorn"):
-        with kafka_site(directory) as here, ExitStack() as parts:
-            load, receiver = Load(here.place), here.place.worker("receiver")
-            gateway = parts.enter_context(here.gateway(server))
-            parts.enter_context(here.projector())
-            parts.enter_context(here.deliverer())
-            rows.append(steady(server, plan, load, receiver, gateway, GOAL_P95_MS, WARM_UP_KAFKA))
+        with installed(KAFKA, server, directory) as (place, atlas):
+            load, receiver = Load(place), place.worker("receiver")
+            atlas.set_up(receiver.ready["url"])
+            arrivals(load, receiver, atlas, RATE_PER_S, WARM_UP_KAFKA_S)
+            rows.append(steady(server, plan, load, receiver, atlas, GOAL_KAFKA))
     return rows
 
 

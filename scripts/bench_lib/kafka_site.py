@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from atlas.installation_secrets import operator_token
 from scripts.bench_lib.deployment import Server, Site, site
 from scripts.bench_lib.worker import Process
 from scripts.kafka_lib.broker import Broker, NoBroker
@@ -37,7 +38,7 @@ class KafkaSite:
         with self._part(
             "gateway", "--first-workspace", "--port", "0", "--server", server, *_NO_LIMIT
         ) as part:
-            yield Server(part, part.ready["live_secret_key"])
+            yield Server(part, part.ready["live_secret_key"], operator_token(self._data_dir))
 
     def projector(self) -> Process:
         """A projector, to be entered."""

@@ -16,6 +16,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         rebuild_events: log that is rebuilt in the rounds; `rebuild_whole_events`: once, at the end.
         end_to_end_events: single POSTs that are delivered, per round.
         memory_events: sent and delivered before memory is looked at.
+        parked_events: parked before memory is looked at; `backlog_events`: before another is measured.
         java_records: of Kafka's own producer benchmark.
     """
 
@@ -26,6 +27,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     rebuild_whole_events: int
     end_to_end_events: int
     memory_events: int
+    parked_events: int
+    backlog_events: int
     java_records: int
 
 
@@ -37,6 +40,8 @@ FULL: Final = Plan(
     rebuild_whole_events=100_000,
     end_to_end_events=10_000,
     memory_events=200_000,
+    parked_events=1_000_000,
+    backlog_events=100_000,
     java_records=500_000,
 )
 QUICK: Final = Plan(
@@ -47,5 +52,7 @@ QUICK: Final = Plan(
     rebuild_whole_events=0,
     end_to_end_events=2_000,
     memory_events=10_000,
+    parked_events=20_000,
+    backlog_events=20_000,
     java_records=50_000,
 )

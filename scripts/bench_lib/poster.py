@@ -1,4 +1,7 @@
-"""Worker: a bare aiohttp POST loop, `POSTER URL`: what one process can send at most with this client."""
+"""Worker: a bare aiohttp POST loop, `POSTER URL`: what one process can send at most with this client.
+
+Asked `{"requests": number, "body": text}` it answers with its `rate` a second.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,12 @@ import orjson
 import uvloop
 from aiohttp import ClientSession, TCPConnector
 
-from scripts.bench_lib.event import body
 from scripts.bench_lib.worker import say
 
 _CONNECTIONS: Final = 32
 
 
-async def _send(url: str, requests: int) -> dict[str, Any]:
-    content = body()
+async def _send(url: str, requests: int, content: bytes) -> dict[str, Any]:
     left = iter(range(requests))
     async with ClientSession(connector=TCPConnector(limit=0)) as session:
 
@@ -37,7 +38,8 @@ def main() -> None:
     say({})
     for line in sys.stdin.buffer:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            say(runner.run(_send(sys.argv[1], orjson.loads(line)["requests"])))
+            asked = orjson.loads(line)
+            say(runner.run(_send(sys.argv[1], asked["requests"], asked["body"].encode())))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from atlas.core.addresses import LOOPBACK
 from atlas.core.entities import Quota
 from atlas.core.tokens import digest
 from atlas.first_workspace import ensure_first_workspace
+from atlas.installation_secrets import operator_token
 from atlas.runtime.telemetry import Metrics, configure_logging
 from atlas.serve import bind, serve, url_of
 from scripts.bench_lib.worker import on_requests, say
@@ -57,15 +58,15 @@ async def _json(request: Request) -> Response:
 async def _bare(server: str, kind: str) -> None:
     handler = _json if kind == "json" else _nothing
     app = Starlette(routes=[Route("/v1/events", handler, methods=["POST"])])
-    await _serve(app, server, "")
+    await _serve(app, server, token="")
 
 
 async def _atlas(server: str, directory: Path, consumers: bool) -> None:
-    metrics = Metrics()
+    metrics, operator = Metrics(), operator_token(directory)
     lines = configure_logging(metrics)
     options = Options(
         master_key=os.urandom(MASTER_KEY_BYTES),
-        operator_token_digest=digest("operator"),
+        operator_token_digest=digest(operator),
         quota=_NO_LIMIT,
         allow_networks=LOOPBACK,
         roles=Role.ALL if consumers else Role.GATEWAY,
@@ -74,20 +75,20 @@ async def _atlas(server: str, directory: Path, consumers: bool) -> None:
     try:
         await atlas.start()
         workspace = await ensure_first_workspace(atlas, directory)
-        await _serve(atlas.app, server, workspace.live.secret)
+        await _serve(atlas.app, server, token=workspace.live.secret, operator_token=operator)
     finally:
         await atlas.close()
         lines.close()
 
 
-async def _serve(app: Any, server: str, token: str) -> None:
+async def _serve(app: Any, server: str, **tokens: str) -> None:
     stop = asyncio.Event()
     on_requests(lambda _request: {}, stop)
     with bind("127.0.0.1", 0) as sock:
         serving = asyncio.create_task(serve(app, sock, server, stop))
         gc.collect()
         gc.freeze()  # as `atlas dev` does once it serves
-        say({"url": url_of(sock), "token": token})
+        say({"url": url_of(sock), **tokens})
         await serving
 
 
