@@ -23,16 +23,17 @@ _ITS: Final = f"scope = {SCOPE} AND target = :target"
 _COUNTS: Final = f"SELECT json_group_object(status, n) FROM tallies WHERE {_ITS}"  # noqa: S608  # constants of this module
 
 
-def _failures(source: str, where: str) -> str:
+def _failures(source: str, where: str, attempt: str) -> str:
     """The newest of one table; `UNION ALL` takes no LIMIT of its arms, but of what they select from."""
-    return f"""SELECT * FROM (SELECT error_code, error_message, completed_at_ms, event_id FROM {source}
-        WHERE {_ITS} AND {where} ORDER BY completed_at_ms DESC, event_id DESC LIMIT :errors_max)"""  # noqa: S608  # constants of this module
+    return f"""SELECT * FROM (SELECT error_code, error_message, completed_at_ms, event_id, {attempt}
+        FROM {source} WHERE {_ITS} AND {where}
+        ORDER BY completed_at_ms DESC, event_id DESC LIMIT :errors_max)"""  # noqa: S608  # constants of this module
 
 
 _ERRORS: Final = f"""SELECT json_group_array(json_array(error_code, coalesce(error_message, ''),
-    completed_at_ms, event_id)) FROM (
-        {_failures("attempts INDEXED BY attempts_failed", "error_code IS NOT NULL")}
-        UNION ALL {_failures("routes INDEXED BY routes_closed", CLOSED)}
+    completed_at_ms, event_id, attempt, http_status)) FROM (
+        {_failures("attempts INDEXED BY attempts_failed", "error_code IS NOT NULL", "attempt, http_status")}
+        UNION ALL {_failures("routes INDEXED BY routes_closed", CLOSED, "NULL, NULL")}
         ORDER BY completed_at_ms DESC, event_id DESC LIMIT :errors_max)"""  # noqa: S608  # constants of this module
 
 _NEWEST: Final = f"""(SELECT * FROM attempts INDEXED BY attempts_delivered WHERE {_ITS}
@@ -61,7 +62,8 @@ _SINCE_CREATED: Final = f"""SELECT json_group_array(max(0, a.completed_at_ms - {
 def _health(oldest: str, latencies: str) -> str:
     return f"""SELECT json_object('counts', json(({_COUNTS})), 'oldest_open_ms', ({oldest}),
         'errors', json((SELECT json_group_array(json_object('code', value ->> 0, 'message', value ->> 1,
-            'at_ms', value ->> 2, 'event_id', value ->> 3)) FROM json_each(({_ERRORS})))),
+            'at_ms', value ->> 2, 'event_id', value ->> 3, 'attempt', value ->> 4,
+            'http_status', value ->> 5)) FROM json_each(({_ERRORS})))),
         'latencies_ms', json(({latencies})))"""  # noqa: S608  # constants of this module
 
 

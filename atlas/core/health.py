@@ -29,12 +29,14 @@ ERRORS_MAX: Final = 10
 
 
 class TargetError(Struct, frozen=True):
-    """An attempt that failed, or a route that was closed without one."""
+    """An attempt that failed, or a route that was closed without one: then it has no number."""
 
     code: str
     message: str
     at_ms: int
     event_id: str
+    attempt: int | None
+    http_status: int | None
 
 
 class TargetHealth(Struct, frozen=True, kw_only=True):
@@ -67,10 +69,12 @@ class RouteCounts(TypedDict):
 
 
 class HealthError(Failure):
-    """An attempt that failed, or a delivery that was closed without one."""
+    """An attempt that failed, or a delivery that was closed without one: then `attempt` is null."""
 
     at: shapes.Moment
     event_id: shapes.EventId
+    attempt: shapes.Natural | None
+    http_status: shapes.HttpStatus | None
 
 
 class Latency(TypedDict):
@@ -113,6 +117,8 @@ def _error(error: TargetError) -> HealthError:
         "message": error.message,
         "at": format_ms(error.at_ms),
         "event_id": error.event_id,
+        "attempt": error.attempt,
+        "http_status": error.http_status,
     }
 
 

@@ -42,7 +42,9 @@ def test_the_health_of_a_workflow_and_of_an_endpoint(acme: Client) -> None:
         assert 0 <= good["latency_ms"]["p50"] <= good["latency_ms"]["p95"] < 60_000
         assert failing["oldest_undelivered_at"] == event["received_at"]
         [error] = failing["last_errors"]
+        assert list(error) == ["code", "message", "at", "event_id", "attempt", "http_status"]
         assert (error["code"], error["event_id"]) == ("upstream_unreachable", event["id"])
+        assert (error["attempt"], error["http_status"]) == (1, None)
         assert [
             e["id"] for e in every_page(acme, "/v1/events?workflow_id=wf_bad&route_status=retry_scheduled")
         ] == [event["id"]]

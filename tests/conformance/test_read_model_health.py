@@ -59,6 +59,7 @@ def failing(of: EventState, offset: int, at_ms: int) -> AttemptState:
         completed_at_ms=at_ms,
         error_code="upstream_status",
         error_message="503",
+        http_status=503,
     )
 
 
@@ -123,6 +124,7 @@ async def test_the_oldest_open_route_of_any_shard_and_the_newest_errors(store: R
         *(("upstream_status", at) for at in range(ERRORS_MAX - 1, 0, -1)),
     ]
     assert [e.event_id for e in found.errors[:2]] == [states[3].id, states[1].id]
+    assert [(e.attempt, e.http_status) for e in found.errors[:2]] == [(None, None), (1, 503)]
     await store.apply(changes([with_routes(states[1], delivered()), with_routes(states[2], delivered())], 1))
     assert (await health(store)).oldest_open_ms is None
 

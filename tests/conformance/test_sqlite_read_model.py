@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 import threading
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from atlas.adapters import sqlite_pages, sqlite_queries, sqlite_writes
+from atlas.adapters import sqlite_health, sqlite_pages, sqlite_queries, sqlite_writes
 from atlas.adapters.sqlite_driver import AiosqliteDriver, InlineDriver, SqliteDriver
 from atlas.adapters.sqlite_read_model import SqliteReadModel
 from atlas.core.errors import StoreUnavailable
@@ -145,6 +146,19 @@ async def test_no_page_scans_or_sorts_a_table(streams: int, filters: dict[str, o
             for step in plan:
                 assert not step.startswith("SCAN") or is_small(step), plan
                 assert "TEMP B-TREE" not in step or merges, plan
+
+
+@pytest.mark.parametrize("sql", [sqlite_health.OF_WORKFLOW, sqlite_health.OF_ENDPOINT])
+async def test_the_health_of_a_target_neither_scans_a_table_nor_sorts_one(sql: str) -> None:
+    names = ("workspace_id", "environment", "target", "since_ms", "errors_max", "latencies_max")
+    async with opened(None) as store:
+        plan = await plan_of(store, sql, dict.fromkeys(names, 0))
+    bounded = {"SCAN shards", "SCAN a"}  # one row a shard; as many attempts as latencies are asked for
+    for step in plan:
+        assert not step.startswith("SCAN") or is_small(step) or step in bounded, plan
+    assert any("attempts USING INDEX attempts_delivered (scope=? AND target=?" in step for step in plan)
+    for before, step in itertools.pairwise(plan):
+        assert "TEMP B-TREE" not in step or before.startswith("SCAN ("), "only what a LIMIT has let through"
 
 
 def is_small(step: str) -> bool:
