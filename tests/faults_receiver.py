@@ -18,6 +18,8 @@ from aiohttp import web
 from tests.invariants_history import Arrival
 
 SLOW_MAX_S: Final = 0.4
+#: How the paths of webhook endpoints begin.
+ENDPOINT: Final = "told-"
 #: Far above what a slow answer takes: one that is given is always in time.
 TIMEOUT_MS: Final = 5_000
 
@@ -39,12 +41,13 @@ class Receiver:
     """An HTTP server on a free port of this machine.
 
     Attributes:
-        arrivals: every request, in the order in which they came.
-        on_request: called with each once all of it is there, and before it is answered.
+        arrivals: every delivery of an event, in the order in which they came; `notices`: of an outcome.
+        on_request: called with each of the former once all of it is there, and before it is answered.
     """
 
     def __init__(self, tempers: Mapping[str, Temper], chance: random.Random) -> None:
         self.arrivals: list[Arrival] = []
+        self.notices: list[Arrival] = []
         self.on_request: Callable[[Arrival], None] = _ignore
         self._tempers = tempers
         self._chance = chance
@@ -72,15 +75,18 @@ class Receiver:
         target = request.match_info["target"]
         headers = {name.lower(): value for name, value in request.headers.items()}
         at_ms = time.time_ns() // 1_000_000
-        place = len(self.arrivals)
-        self.arrivals.append(Arrival(target=target, at_ms=at_ms, headers=headers, body=body, status=None))
-        self.on_request(self.arrivals[place])
+        told = target.startswith(ENDPOINT)
+        arrivals = self.notices if told else self.arrivals
+        place = len(arrivals)
+        arrivals.append(Arrival(target=target, at_ms=at_ms, headers=headers, body=body, status=None))
+        if not told:
+            self.on_request(arrivals[place])
         status = await self._answer(self._tempers[target])
         if status is None:
             if request.transport is not None:
                 request.transport.close()
             return web.Response(status=500)  # goes nowhere
-        self.arrivals[place] = replace(self.arrivals[place], status=status)
+        arrivals[place] = replace(arrivals[place], status=status)
         return web.Response(status=status)
 
     async def _answer(self, temper: Temper) -> int | None:

@@ -1,4 +1,5 @@
-"""What every run under faults sends to: two streams in each environment, and the workflows behind them."""
+"""What every run under faults sends to: two streams in each environment, the workflows behind them, and an
+endpoint that is told of everything."""
 
 from __future__ import annotations
 
@@ -7,11 +8,13 @@ from typing import Final
 
 from tests.faults_client import Clients
 from tests.faults_load import BARE, ORDERS
-from tests.faults_receiver import FINE, FLAKY, TIMEOUT_MS, Receiver
+from tests.faults_receiver import ENDPOINT, FINE, FLAKY, TIMEOUT_MS, Receiver
 
 #: Routes of the stream `orders`, by environment; the stream `bare` has none.
 ROUTES: Final = {"live": ("wf_fine", "wf_flaky"), "test": ("wf_test_fine",)}
-TEMPERS: Final = {"wf_fine": FINE, "wf_flaky": FLAKY, "wf_test_fine": FINE}
+TEMPERS: Final = {"wf_fine": FINE, "wf_flaky": FLAKY, "wf_test_fine": FINE} | {
+    ENDPOINT + environment: FLAKY for environment in ROUTES
+}
 #: Of those, the ones that keep the order of a key.
 ORDERED: Final = ("wf_fine",)
 RETRY_SCHEDULE_S: Final = (1, 1, 1)
@@ -31,6 +34,13 @@ async def set_up(clients: Clients, receiver: Receiver) -> dict[str, str]:
             }
             made = await clients.make(environment, "/v1/workflows", workflow)
             secrets[target] = made["secret"]
+        endpoint = {
+            "url": receiver.url(ENDPOINT + environment),
+            "timeout_ms": TIMEOUT_MS,
+            "retry_schedule_seconds": [1] * 10,
+        }
+        made = await clients.make(environment, "/v1/webhook-endpoints", endpoint)
+        secrets[ENDPOINT + environment] = made["secret"]
         for name, routes in ((ORDERS, targets), (BARE, ())):
             stream = {"name": name, "default_routes": routes}
             await clients.make(environment, "/v1/event-streams", stream)

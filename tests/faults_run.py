@@ -19,7 +19,7 @@ from tests.faults_log import copy_log, read_log
 from tests.faults_receiver import Receiver
 from tests.faults_routes import ROUTES, TEMPERS, alarms, set_up
 from tests.faults_server import KILLED, SERVERS, Server
-from tests.faults_views import Views, shown, until_nothing_is_open, whole_views
+from tests.faults_views import Views, shown, until_nothing_is_open, until_told, whole_views
 from tests.invariants_history import History, LogRecord, Reading
 from tests.invariants_log import reading_of
 
@@ -110,7 +110,11 @@ class Faults:
                     await self._kill_again_and_again(server, clients)
                     healed_s = await self._healed(server, clients)
                     before = await self._views(clients)
+                    await until_told(receiver, before, HEALS_WITHIN_S)
+                    told = len(receiver.notices)
                     records = await self._rebuild(server, clients, before)
+                    if len(receiver.notices) > told:
+                        self._run.faults.append("a read model made anew told of outcomes again")
             finally:
                 await clients.close()
             self._run.starts_s = server.starts_s
@@ -122,6 +126,7 @@ class Faults:
             records=records,
             shown=shown(before),
             arrivals=receiver.arrivals,
+            notices=receiver.notices,
             secrets=self._secrets,
             healed_s=healed_s,
             heals_within_s=HEALS_WITHIN_S,

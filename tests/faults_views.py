@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Container, Iterable, Mapping
+from contextlib import suppress
 from typing import Final
 
 import orjson
 
 from tests.faults_client import Clients
+from tests.faults_receiver import Receiver
 from tests.invariants_history import OK, Shown
+from tests.invariants_notices import outcomes, told
 
 #: Twice what an event goes back and forth between: looked at one after the other, it may slip through once.
 _OPEN: Final = ("accepted", "processing", "retried", "processing", "retried")
@@ -89,6 +92,18 @@ async def whole_views(
         wanted = [each for each in {**dict.fromkeys(listed), **answered} if each not in known]
         views.update(await fetch_views(clients, environment, wanted))
     return views
+
+
+async def until_told(receiver: Receiver, views: Views, within_s: float) -> None:
+    """Returns when an endpoint has acknowledged every outcome of these events, or after so long."""
+    missing = outcomes(shown(views))
+    with suppress(TimeoutError):  # the checker says what is missing then
+        async with asyncio.timeout(within_s):
+            while True:
+                missing -= {told(notice) for notice in receiver.notices if notice.acknowledged}
+                if not missing:
+                    return
+                await asyncio.sleep(_POLL_S)
 
 
 def shown(views: Views) -> dict[str, Shown]:

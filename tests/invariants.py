@@ -7,7 +7,7 @@
 5. Attempts are gapless and rising; none starts after terminal without a replay.
 6. Transitions follow the declared graph (a poller may skip states).
 7. Delivered: a receiver answered 2xx to a valid signature. Receiver 2xx without delivered: a later attempt
-   with the same id.
+   with the same id. Each outcome is told to a webhook endpoint in one notification.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from tests.invariants_history import History, Violation
 from tests.invariants_lifecycle import attempts_are_gapless, everything_ends, moves_follow_the_graph
 from tests.invariants_log import one_answer_each, one_record_each, order_is_kept, the_log_stands
+from tests.invariants_notices import outcomes_are_told
 from tests.invariants_order import order_reaches_receivers
 from tests.invariants_receipts import deliveries_are_real
 from tests.invariants_routes import Routes
@@ -33,4 +34,5 @@ def check(history: History) -> list[Violation]:
         *attempts_are_gapless(history, routes),
         *moves_follow_the_graph(history, routes),
         *deliveries_are_real(history, routes),
+        *outcomes_are_told(history),
     ]

@@ -12,12 +12,13 @@ from tests.invariants_breaks import (
     altered,
     poll,
     with_arrivals,
+    with_notices,
     with_polls,
     with_records,
     with_shown,
 )
 from tests.invariants_history import Rule
-from tests.invariants_samples import LIFECYCLE, arrival, attempted, fact, made, record, shown
+from tests.invariants_samples import LIFECYCLE, arrival, attempted, fact, made, notice, record, shown
 
 BAD_DELIVERIES: Final[list[Bad]] = [
     (
@@ -267,5 +268,34 @@ BAD_DELIVERIES: Final[list[Bad]] = [
         "a target that the event does not name",
         Rule.STRANGER,
         with_arrivals(replace(GOOD.arrivals[0], target="wf_c")),
+    ),
+    ("an outcome that nobody was told of", Rule.UNTOLD, with_notices(without=(0,))),
+    ("an outcome that no endpoint acknowledged", Rule.UNTOLD, with_notices(without=(3,))),
+    (
+        "an outcome told again as another one",
+        Rule.TOLD_TWICE,
+        with_notices(notice("event.delivered", 2, "wf_a", 1)),
+    ),
+    (
+        "told of a failure that was none",
+        Rule.TOLD_WRONGLY,
+        with_notices(notice("event.failed", 2, "wf_b", 1)),
+    ),
+    (
+        "a notification without a good signature",
+        Rule.TOLD_WRONGLY,
+        with_notices(
+            altered(notice("event.delivered", 2, "wf_b", 1), **{"x-atlas-signature": "t=1779000007,v1=0"})
+        ),
+    ),
+    (
+        "a notification under its id with another body",
+        Rule.TOLD_WRONGLY,
+        with_notices(
+            replace(
+                notice("event.delivered", 2, "wf_b", 1),
+                body=b'{"id":"","type":"event.delivered","data":{"event_id":"evt_2"}}',
+            )
+        ),
     ),
 ]

@@ -41,6 +41,14 @@ def with_arrivals(*extra: Arrival, without: tuple[int, ...] = ()) -> Break:
     return broken
 
 
+def with_notices(*extra: Arrival, without: tuple[int, ...] = ()) -> Break:
+    def broken(history: History) -> History:
+        kept = [each for index, each in enumerate(history.notices) if index not in without]
+        return replace(history, notices=(*kept, *extra))
+
+    return broken
+
+
 def with_shown(event_id: str, view: dict[str, Any], *attempts: dict[str, Any]) -> Break:
     return lambda history: replace(history, shown={**history.shown, event_id: Shown(view, attempts)})
 

@@ -160,7 +160,8 @@ class History:
     """One run. Every sequence is in the order of time; `records` in the order of offsets.
 
     Attributes:
-        secrets: signing secret by target.
+        notices: requests at webhook endpoints, which have an outcome to tell.
+        secrets: signing secret by target, endpoints among them.
         healed_s: from the last fault until nothing was open any more; None: that was not waited to see.
         heals_within_s: the bound that was stated for it.
     """
@@ -171,6 +172,7 @@ class History:
     records: Sequence[LogRecord] = ()
     shown: Mapping[str, Shown] = field(default_factory=dict)
     arrivals: Sequence[Arrival] = ()
+    notices: Sequence[Arrival] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
     healed_s: float | None = 0.0
     heals_within_s: float = 0.0
@@ -223,6 +225,9 @@ class Rule(Enum):
     DELIVERY_ID_CHANGED = (7, "one route with several delivery ids")
     DELIVERY_ID_SHARED = (7, "one delivery id on several routes")
     DELIVERED_OTHERWISE = (7, "a receiver got another event than the log holds")
+    UNTOLD = (7, "an outcome, and no endpoint acknowledged that it was told")
+    TOLD_TWICE = (7, "one outcome in several notifications")
+    TOLD_WRONGLY = (7, "a notification of what did not come about, forged, or of one id and two bodies")
     STRANGER = (7, "a delivery of an event, or to a target, that the log does not name")
 
     @property

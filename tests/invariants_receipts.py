@@ -10,7 +10,7 @@ import orjson
 
 from tests.invariants_history import Arrival, History, Rule, Violation
 from tests.invariants_routes import Route, RouteKey, Routes
-from tests.invariants_signature import is_signed
+from tests.invariants_signature import is_signed_by
 
 _SENT_FIELDS: Final = ("id", "stream", "type", "occurred_at", "received_at", "data", "actor", "metadata")
 
@@ -22,7 +22,7 @@ def deliveries_are_real(history: History, routes: Routes) -> Iterator[Violation]
     for arrival in history.arrivals:
         key = (arrival.event_id, arrival.target)
         by_route[key].append(arrival)
-        if not _signed(history, arrival):
+        if not is_signed_by(history, arrival):
             yield Violation(Rule.FORGED, f"{key}, attempt {arrival.attempt}")
         if used_by.setdefault(arrival.delivery_id, key) != key:
             yield Violation(
@@ -55,11 +55,6 @@ def _one_route(route: Route, arrivals: Sequence[Arrival]) -> Iterator[Violation]
 
 def _acknowledged(history: History, arrivals: Sequence[Arrival], attempt: int) -> bool:
     return any(
-        arrival.attempt == attempt and arrival.acknowledged and _signed(history, arrival)
+        arrival.attempt == attempt and arrival.acknowledged and is_signed_by(history, arrival)
         for arrival in arrivals
     )
-
-
-def _signed(history: History, arrival: Arrival) -> bool:
-    secret = history.secrets.get(arrival.target, "")
-    return is_signed(secret, arrival.headers, arrival.body, arrival.at_ms)

@@ -63,8 +63,8 @@ class Routes:
 
     def _fold(self, record: LogRecord) -> Iterator[Violation]:
         fact = record.json
-        if "target" not in fact:
-            return
+        if "target" not in fact or "event_id" not in fact or fact.get("notice") is not None:
+            return  # of a shard, of a target, or of a notification: no route of an event
         name = f"{fact['fact']} at {record.where} for {fact['event_id']} to {fact['target']}"
         route = self.by_key.get((fact["event_id"], fact["target"]))
         if route is None or not _names(fact, record.partition, route.event):

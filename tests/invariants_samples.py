@@ -3,7 +3,7 @@
 Client `c1` sends K1 and K2 in order, both to `wf_a` and `wf_b`; it never hears the first answer to K2 and
 asks again. It uses K1 once more with another payload. Client `c2` sends an event without key or route; the
 connection is cut on another, which was not recorded. `wf_b` fails K1 once; Atlas is killed before the
-answer to K2's first attempt there is recorded, so that attempt is made twice.
+answer to K2's first attempt there is recorded, so that attempt is made twice. An endpoint is told of all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ TOPIC: Final = "atlas.live.ws_1.orders"
 BARE_TOPIC: Final = "atlas.live.ws_1.bare"
 LIFECYCLE: Final = "atlas.lifecycle"
 TARGETS: Final = ("wf_a", "wf_b")
-SECRETS: Final = {"wf_a": "whsec_a", "wf_b": "whsec_b"}
+ENDPOINT: Final = "we_all"
+SECRETS: Final = {"wf_a": "whsec_a", "wf_b": "whsec_b", ENDPOINT: "whsec_e"}
 START_MS: Final = 1_779_000_000_000
 
 
@@ -98,12 +99,26 @@ def arrival(number: int, target: str, attempt: int, status: int | None, second: 
     """A request for event `number`, signed as the reference says, so many seconds after the start."""
     record_of_it = event_record(number, 0).json
     names = ("id", "stream", "type", "occurred_at", "received_at", "data", "actor", "metadata")
-    body = orjson.dumps({**{name: record_of_it[name] for name in names}, "object": "event"})
+    body = {**{name: record_of_it[name] for name in names}, "object": "event"}
+    return _request(target, f"whd_{number}_{target}", attempt, body, status, second)
+
+
+def notice(kind: str, number: int, target: str, attempt: int, status: int | None = 200) -> Arrival:
+    """A request that tells of an outcome of event `number`."""
+    identifier = f"whd_{kind}_{number}_{target}_{attempt}"
+    data = {"event_id": f"evt_{number}", "stream": "orders", "workflow_id": target, "attempt": attempt}
+    return _request(ENDPOINT, identifier, 1, {"id": identifier, "type": kind, "data": data}, status, 7.0)
+
+
+def _request(
+    target: str, delivery_id: str, attempt: int, value: object, status: int | None, second: float
+) -> Arrival:
+    body = orjson.dumps(value)
     at_ms = START_MS + int(1_000 * second)
     signed = f"{at_ms // 1_000}.".encode() + body
     mac = hmac.new(SECRETS[target].encode(), signed, hashlib.sha256).hexdigest()
     headers = {
-        "x-atlas-delivery-id": f"whd_{number}_{target}",
+        "x-atlas-delivery-id": delivery_id,
         "x-atlas-attempt": str(attempt),
         "x-atlas-signature": f"t={at_ms // 1_000},v1={mac}",
     }
@@ -175,6 +190,12 @@ def good_history() -> History:
             arrival(2, "wf_b", 1, 200, 4.5),
             arrival(2, "wf_b", 1, 200, 5.5),
             arrival(1, "wf_b", 2, 200, 6.5),
+        ),
+        notices=(
+            notice("event.retry_scheduled", 1, "wf_b", 1),
+            notice("event.delivered", 2, "wf_b", 1),
+            notice("event.delivered", 1, "wf_b", 2, None),
+            notice("event.delivered", 1, "wf_b", 2),
         ),
         secrets=SECRETS,
         healed_s=1.0,

@@ -13,8 +13,15 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from tests.invariants_history import Arrival, History
+
 DRIFT_MAX_MS: Final = 5 * 60 * 1000
 _HEADER: Final = re.compile(r"t=(\d{1,12})((?:,v1=[0-9a-f]{64})+)")
+
+
+def is_signed_by(history: History, arrival: Arrival) -> bool:
+    """Whether a request has a good signature by the secret of where it arrived."""
+    return is_signed(history.secrets.get(arrival.target, ""), arrival.headers, arrival.body, arrival.at_ms)
 
 
 def is_signed(secret: str, headers: Mapping[str, str], body: bytes, at_ms: int) -> bool:

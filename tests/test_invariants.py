@@ -19,6 +19,7 @@ from tests.invariants_breaks import (
     ordered_to_a,
     poll,
     with_arrivals,
+    with_notices,
     with_polls,
     with_records,
     with_shown,
@@ -32,6 +33,7 @@ from tests.invariants_samples import (
     claim,
     event_record,
     made,
+    notice,
     record,
     sent,
     shown,
@@ -104,7 +106,10 @@ FINE: Final[list[tuple[str, Break]]] = [
     (
         "acknowledged and forgotten by a crash, tried again, failed in the end",
         both(
-            with_arrivals(arrival(1, "wf_b", 2, 503, 6.6)),
+            both(
+                with_arrivals(arrival(1, "wf_b", 2, 503, 6.6)),
+                with_notices(notice("event.failed", 1, "wf_b", 2), without=(2, 3)),
+            ),
             both(
                 with_records(attempted(7, 5, 1, "wf_b", 2, "failed"), without=(LAST_FACT,)),
                 with_shown(

@@ -17,7 +17,7 @@ from tests.faults_client import Operation
 from tests.faults_ledger import became, durations
 from tests.faults_load import Load
 from tests.faults_routes import ROUTES, alarms
-from tests.faults_views import shown, until_nothing_is_open
+from tests.faults_views import shown, until_nothing_is_open, until_told
 from tests.invariants_history import OK, History, Violation
 from tests.kafka.faults.memory import Memory
 from tests.kafka.faults.site import HEALS_WITHIN_S, PROBE, Site, until
@@ -216,6 +216,7 @@ async def run(site: Site, scenario: Scenario, plan: Plan, say: Callable[[str], N
         healed_s = await healed(site) if scenario.heals else 0.0
     await site.read()
     fresh = await site.look() if scenario.heals else {}
+    await until_told(site.receiver, fresh, HEALS_WITHIN_S)
     history = site.history(healed_s)
     violations = site.judge(history)
     site.faults += clients.faults[start.faults :]

@@ -185,6 +185,7 @@ class Site:
             ],
             shown=shown(self.views),
             arrivals=self.receiver.arrivals,
+            notices=self.receiver.notices,
             secrets=self.secrets,
             healed_s=healed_s,
             heals_within_s=HEALS_WITHIN_S,
