@@ -13,6 +13,7 @@ from atlas.core.facts import LIFECYCLE_SCHEMA, LIFECYCLE_TOPIC, REPLAY_KEY, SCHE
 from atlas.core.projection import replay_request
 from atlas.ports.log import NewRecord, TopicPartition
 from atlas.ports.sender import DeliveryResult
+from tests.sim_faults import FaultySimulation
 from tests.simulation import DOWN, OK, REFUSED, Sent, Simulation, answer_down, refuse
 from tests.test_takeover import check_rebuild
 from tests.virtual_time import VirtualClock, pass_time, virtual_time
@@ -56,6 +57,24 @@ class Watched:
 async def ordered(sim: Simulation, **fields: object) -> None:
     await sim.workflow("wf_a", **{"ordered": True, "retry_schedule_seconds": (5,) * 20, **fields})
     await sim.stream("orders", ["wf_a"])
+
+
+@virtual_time
+async def test_the_next_goes_without_a_look_into_the_store(clock: VirtualClock, tmp_path: Path) -> None:
+    async with FaultySimulation(clock, tmp_path) as sim:
+        await ordered(sim)
+        watched = Watched(sim, takes_s=0.01)
+        sim.sender.targets[URL] = watched
+        sim.process()
+        await pass_time(1)
+        await sim.kill_projector()
+        ids = await watched.accept("hot", 200)
+        await sim.until(lambda: len(watched.acknowledged["hot"]) == len(ids), 2.5)
+        assert watched.acknowledged["hot"] == ids
+        assert watched.overlaps == []
+        sim.start_projector()
+        await sim.until_status(ids, "delivered")
+        await check_rebuild(sim)
 
 
 @virtual_time

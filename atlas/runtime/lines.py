@@ -2,7 +2,8 @@
 
 A line is the routes of one (stream, target, key); all of them lie in one shard. Only the first of a line is
 attempted; the others are parked `in_line` and wait for nothing but those before them. When the first has
-ended, its owner asks the store, once that has folded the fact, who is next.
+ended, the next one goes at once if its owner has parked it itself and remembers it; else the owner asks the
+store, once that has folded the fact, who is next.
 
 An event goes straight from its topic only if nothing else of its line is open. The owner knows what is open
 from the store, after its claim, and from its own facts since; while it does not, or when there is more than
@@ -28,6 +29,9 @@ from atlas.runtime.work import LaneKey, Owner, Work, WorkKey
 
 #: Open routes of all lines that an owner remembers.
 OPEN_MAX: Final = 50_000
+#: Parked routes that an owner remembers to send them on, with their payload if that is small.
+FOLLOWERS_MAX: Final = 4_096
+FOLLOWER_BYTES_MAX: Final = 4_096
 #: Lines whose next route is to be looked for; past it their targets are gone through instead.
 WANTED_MAX: Final = 10_000
 #: Lines looked at side by side.
@@ -58,8 +62,11 @@ class Lines:
     ) -> None:
         self._owner, self._read_model, self._engine = owner, read_model, engine
         self._overlay, self._waits = overlay, waits
-        self._open: dict[Line, set[int]] = {}
+        #: Offsets in the order of the line; only while loading in that in which they were heard of.
+        self._open: dict[Line, dict[int, None]] = {}
         self._count = 0
+        #: Of those, routes whose parking is durable.
+        self._followers: dict[tuple[Line, int], Work] = {}
         self._loaded = self._loading = False
         #: Events whose first fact is not durable yet: the store need not have them.
         self._young: set[tuple[Line, int]] = set()
@@ -76,7 +83,7 @@ class Lines:
         self._heads: set[LaneKey] = set()
 
     def __len__(self) -> int:
-        return self._count + len(self._young) + len(self._going) + len(self._wanted)
+        return self._count + sum(map(len, (self._young, self._going, self._wanted, self._followers)))
 
     # -- what the owner tells -----------------------------------------------------------------
 
@@ -85,7 +92,7 @@ class Lines:
         line = self._line_of(work)
         if line is None:
             return False
-        alone = self._loaded and self._open.get(line, set()) <= {work.offset}
+        alone = self._loaded and self._open.get(line, {}).keys() <= {work.offset}
         self._young.add((line, work.offset))
         self._add(line, work.offset)
         if alone:
@@ -129,7 +136,8 @@ class Lines:
         self._young.discard((line, work.offset))
         if isinstance(fact, DeliveryParked):
             if fact.reason == IN_LINE:
-                self._want(line, offset)
+                self._remember(line, work)
+                self._go_on(line, offset)
         elif isinstance(fact, DeliveryClosed) or (
             isinstance(fact, DeliveryAttempted) and fact.outcome in TERMINAL
         ):
@@ -137,7 +145,7 @@ class Lines:
             if self._going.get(line) == work.key:
                 del self._going[line]
             if not self._loaded or line in self._open:
-                self._want(line, offset)
+                self._go_on(line, offset)
 
     def replay_requested(self, scope: Scope, fact: ReplayRequested, offset: int) -> None:
         """Routes may have joined their lines."""
@@ -162,9 +170,9 @@ class Lines:
     def _add(self, line: Line, offset: int) -> None:
         if not self._loaded and not self._loading:
             return
-        offsets = self._open.setdefault(line, set())
+        offsets = self._open.setdefault(line, {})
         if offset not in offsets:
-            offsets.add(offset)
+            offsets[offset] = None
             self._count += 1
         if self._count > OPEN_MAX:
             self._forget()
@@ -172,10 +180,11 @@ class Lines:
     def _remove(self, line: Line, offset: int) -> None:
         if self._loading:
             self._ended.add((line, offset))
+        self._followers.pop((line, offset), None)
         offsets = self._open.get(line)
         if offsets is None or offset not in offsets:
             return
-        offsets.remove(offset)
+        del offsets[offset]
         self._count -= 1
         if not offsets:
             del self._open[line]
@@ -184,6 +193,7 @@ class Lines:
         if self._loaded:
             log_line.info("too many routes wait in line to remember", shard=self._owner.shard)
         self._open.clear()
+        self._followers.clear()
         self._ended.clear()
         self._count = 0
         self._loaded = self._loading = False
@@ -209,6 +219,8 @@ class Lines:
             line = self._line(route)
             if (line, route.offset) not in self._ended:
                 self._add(line, route.offset)
+        # A replay is behind others of higher offsets: nobody remembers it, so the store is asked.
+        self._open = {line: dict.fromkeys(sorted(offsets)) for line, offsets in self._open.items()}
         self._loaded, self._loading = self._loading, False
         self._ended.clear()
 
@@ -237,6 +249,27 @@ class Lines:
         """They are to be gone through: not all found room, or nobody knows of them."""
         self._heads.add(lane)
         self._waits.spill((lane[0], lane[1]), lane[2], behind=False)
+
+    def _remember(self, line: Line, work: Work) -> None:
+        """A route is parked: it need not be asked for when its turn comes."""
+        if len(self._followers) < FOLLOWERS_MAX:
+            follower = work.again(work.attempt)
+            if work.record is not None and len(work.record.data) <= FOLLOWER_BYTES_MAX:
+                follower.record = work.record
+            self._followers[line, work.offset] = follower
+
+    def _go_on(self, line: Line, offset: int) -> None:
+        """It is somebody else's turn, unless the one who has it is not done."""
+        if self._loaded and line in self._going:
+            return
+        follower = self._first(line)
+        if follower is None or not self.offer(follower):
+            self._want(line, offset)
+
+    def _first(self, line: Line) -> Work | None:
+        """The first of the line, if it is known and waits for nothing else."""
+        offsets = self._open.get(line) if self._loaded else None
+        return self._followers.pop((line, next(iter(offsets))), None) if offsets else None
 
     def _want(self, line: Line, offset: int) -> None:
         if line not in self._wanted and len(self._wanted) >= WANTED_MAX:
