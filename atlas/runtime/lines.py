@@ -30,8 +30,8 @@ from atlas.runtime.work import LaneKey, Owner, Work, WorkKey
 #: Open routes of all lines that an owner remembers.
 OPEN_MAX: Final = 50_000
 #: Parked routes that an owner remembers to send them on, with their payload if that is small.
-FOLLOWERS_MAX: Final = 4_096
-FOLLOWER_BYTES_MAX: Final = 4_096
+FOLLOWERS_MAX: Final = 2_048
+FOLLOWER_BYTES_MAX: Final = 1_024
 #: Lines whose next route is to be looked for; past it their targets are gone through instead.
 WANTED_MAX: Final = 10_000
 #: Lines looked at side by side.
