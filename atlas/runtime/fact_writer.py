@@ -17,8 +17,8 @@ from atlas.ports.log import Log, NewRecord
 
 #: Facts in one append, at most.
 APPEND_MAX: Final = 1_000
-#: Past this many facts waiting no new attempt starts (`room`).
-WAITING_MAX: Final = 10_000
+#: Past this many facts waiting no new attempt starts, and no event is read (`room`): two appends full.
+WAITING_MAX: Final = 2_000
 _BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _HEADERS: Final = ((SCHEMA_HEADER, LIFECYCLE_SCHEMA),)
 

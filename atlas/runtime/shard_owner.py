@@ -56,8 +56,8 @@ from atlas.runtime.work import Work
 GROUP: Final = "atlas-deliverer"
 
 RECORDS_MAX: Final = 500
-#: Events read whose routes have no fact yet: past it reading pauses.
-OPEN_EVENTS_MAX: Final = 20_000
+#: Events read whose routes have no fact yet, of all shards together: past its share a shard reads no more.
+OPEN_EVENTS_MAX: Final = 12_000
 CHECKPOINT_EVERY_S: Final = 1.0
 #: Why a route is parked that still waits in memory, or is under way.
 SLOW: Final = "slow"
@@ -239,7 +239,7 @@ class ShardOwner:
     # -- first attempts -----------------------------------------------------------------------
 
     async def _read_events(self) -> None:
-        reader = self._log.reader()
+        reader, open_max = self._log.reader(), OPEN_EVENTS_MAX // self._log.shards
 
         def follow(topic: str) -> None:
             position = self._fold.next_offsets.get(topic, 0)
@@ -249,7 +249,7 @@ class ShardOwner:
         try:
             with StreamTopics(self._registry, follow):
                 while True:
-                    if self._undecided.open_count() >= OPEN_EVENTS_MAX or not self.may_start():
+                    if self._undecided.open_count() >= open_max or not self.may_start():
                         await asyncio.sleep(_PAUSE_S)
                         continue
                     for batch in await patiently(lambda: reader.poll(RECORDS_MAX, _POLL_S)):
@@ -307,6 +307,8 @@ class ShardOwner:
             reason=reason,
             at_ms=self._services.clock.now_ms(),
         )
+        if reason not in (IN_LINE, SLOW):
+            work.record = None  # it comes back from the store
         self.settle(work, parked)
 
     def shed(self, work: Work) -> None:

@@ -85,7 +85,7 @@ def _backlog(load: Load, atlas: Server, target_url: str, events: int) -> Iterato
     started_s = time.perf_counter()
     atlas.set_up(target_url)
     content = batch_body(ROUTED)
-    load.send(atlas, "/v1/events/batch", content, connections=2, requests=events // BATCH_EVENTS)
+    load.send(atlas, "/v1/events/batch", content, connections=8, requests=events // BATCH_EVENTS)
     atlas.project()
     while _cores(atlas) > _QUIET_CORES:
         if time.perf_counter() - started_s > _QUIET_MAX_S:
