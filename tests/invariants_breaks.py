@@ -43,7 +43,7 @@ def with_arrivals(*extra: Arrival, without: tuple[int, ...] = ()) -> Break:
 
 def with_notices(*extra: Arrival, without: tuple[int, ...] = ()) -> Break:
     def broken(history: History) -> History:
-        kept = [each for index, each in enumerate(history.notices) if index not in without]
+        kept = [each for index, each in enumerate(history.notices or ()) if index not in without]
         return replace(history, notices=(*kept, *extra))
 
     return broken

@@ -160,7 +160,9 @@ class History:
     """One run. Every sequence is in the order of time; `records` in the order of offsets.
 
     Attributes:
-        notices: requests at webhook endpoints, which have an outcome to tell.
+        notices: requests at webhook endpoints, which have an outcome to tell; None: there is no endpoint.
+        deleted: records below these offsets, by topic and partition, are past retention, and with them goes
+            whatever was still to be sent.
         secrets: signing secret by target, endpoints among them.
         healed_s: from the last fault until nothing was open any more; None: that was not waited to see.
         heals_within_s: the bound that was stated for it.
@@ -172,7 +174,8 @@ class History:
     records: Sequence[LogRecord] = ()
     shown: Mapping[str, Shown] = field(default_factory=dict)
     arrivals: Sequence[Arrival] = ()
-    notices: Sequence[Arrival] = ()
+    notices: Sequence[Arrival] | None = None
+    deleted: Mapping[tuple[str, int], int] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
     healed_s: float | None = 0.0
     heals_within_s: float = 0.0

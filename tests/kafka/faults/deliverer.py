@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections import Counter
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer
@@ -13,7 +12,7 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 
 from tests.invariants_history import Arrival
 from tests.kafka.faults.scenario import Act, Plan, Scenario
-from tests.kafka.faults.site import Site
+from tests.kafka.faults.site import HEALS_WITHIN_S, Site, until
 from tests.kafka.installation import READY_MAX_S, SHARDS, Node
 
 _GROUP: Final = "atlas-deliverer"
@@ -34,16 +33,21 @@ async def _killed_before_the_outcome(act: Act) -> None:
         await act.site.start("deliverer")
         act.lifted()
         await act.recovered()
-        again = [each for each in act.site.receiver.arrivals if each.event_id == cut.event_id]
-        tries = Counter(
-            (each.delivery_id, each.attempt)
-            for each in again
-            if each.target == cut.target and each.attempt == cut.attempt
-        )
-        act.expect(
-            tries[cut.delivery_id, cut.attempt] > 1 and len(tries) == 1,
-            f"the attempt cut off was not made again under its number and id: {tries}",
-        )
+        await _made_again(act, cut)
+
+
+async def _made_again(act: Act, cut: Arrival) -> None:
+    """The attempt that was cut off comes once more, under its number and id."""
+    attempt = (cut.event_id, cut.target, cut.attempt)
+    ids: list[str] = []
+
+    async def came() -> bool:
+        arrivals = act.site.receiver.arrivals
+        ids[:] = [a.delivery_id for a in arrivals if (a.event_id, a.target, a.attempt) == attempt]
+        return len(ids) > 1
+
+    await until(came, "the attempt cut off is made again", HEALS_WITHIN_S)
+    act.expect(set(ids) == {cut.delivery_id}, f"the attempt cut off was made again under another id: {ids}")
 
 
 async def _kill_on_request(site: Site, deliverer: Node) -> Arrival:

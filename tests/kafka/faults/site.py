@@ -186,6 +186,7 @@ class Site:
             shown=shown(self.views),
             arrivals=self.receiver.arrivals,
             notices=self.receiver.notices,
+            deleted=self.deleted,
             secrets=self.secrets,
             healed_s=healed_s,
             heals_within_s=HEALS_WITHIN_S,
