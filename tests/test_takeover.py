@@ -166,7 +166,7 @@ async def test_work_under_way_is_adopted_when_the_shard_comes_back(
         await check_attempts(sim, ids)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(16))
 def test_any_owners_killed_or_paused_at_any_moment(seed: int, tmp_path: Path) -> None:
     """Random faults from a seed, under load with failing targets; then everything ends well."""
 
