@@ -43,7 +43,7 @@ MEASUREMENTS: Final[Measurements] = {
 ON_KAFKA: Final[Measurements] = {
     "singles": kafka_parts.singles,
     "batches": kafka_batches.measure,
-    "latency": kafka_parts.latency,
+    "latency": latency.measure_on_kafka,
     "projection": kafka_parts.projection,
 }
 OF_DELIVERIES: Final[Measurements] = {

@@ -14,7 +14,7 @@ from typing import Final
 from scripts.bench_lib.deployment import ROUTED, Load, Server
 from scripts.bench_lib.event import BATCH_EVENTS, batch_body
 from scripts.bench_lib.installed import LOGS, installed
-from scripts.bench_lib.latency import RATE_PER_S, WARM_UP_KAFKA_S, Arrivals, arrivals
+from scripts.bench_lib.latency import RATE_PER_S, WARM_UP_S, Arrivals, arrivals
 from scripts.bench_lib.plan import Plan
 from scripts.bench_lib.report import Row
 
@@ -56,7 +56,7 @@ def measure_fairness(plan: Plan, directory: Path) -> list[Row]:
             load, receiver, hangs = Load(place), place.worker("receiver"), place.worker("receiver", "hangs")
             noisy = atlas.of_new_workspace("noisy")
             atlas.set_up(receiver.ready["url"])
-            arrivals(load, receiver, atlas, RATE_PER_S, WARM_UP_KAFKA_S)
+            arrivals(load, receiver, atlas, RATE_PER_S, WARM_UP_S[log])
             quiet = [arrivals(load, receiver, atlas, RATE_PER_S, plan.steady_s)]
             with _backlog(load, noisy, hangs.ready["url"], plan.backlog_events):
                 loaded = arrivals(load, receiver, atlas, RATE_PER_S, plan.steady_s)

@@ -1,4 +1,4 @@
-"""The bench's other measurements on Kafka: single POSTs, latency, projection."""
+"""The bench's other measurements on Kafka: single POSTs, projection."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from statistics import median
 from typing import Final
 
 from scripts.bench_lib.deployment import Load
-from scripts.bench_lib.installed import KAFKA, installed
 from scripts.bench_lib.kafka_site import kafka_site
-from scripts.bench_lib.latency import GOAL_KAFKA, RATE_PER_S, WARM_UP_KAFKA_S, arrivals, steady
 from scripts.bench_lib.plan import Plan
 from scripts.bench_lib.report import Row
 from scripts.bench_lib.singles import EMPTY, compare
@@ -32,18 +30,6 @@ def singles(plan: Plan, directory: Path) -> list[Row]:
                     gateway.set_up()
                 servers = {EMPTY: here.place.server(server, "empty"), "gateway": gateway}
                 rows += compare(server, plan, load, servers, _SINGLES, goal_for="gateway")
-    return rows
-
-
-def latency(plan: Plan, directory: Path) -> list[Row]:
-    """Gateway, projector and deliverer as processes of their own."""
-    rows: list[Row] = []
-    for server in ("hypercorn", "uvicorn"):
-        with installed(KAFKA, server, directory) as (place, atlas):
-            load, receiver = Load(place), place.worker("receiver")
-            atlas.set_up(receiver.ready["url"])
-            arrivals(load, receiver, atlas, RATE_PER_S, WARM_UP_KAFKA_S)
-            rows.append(steady(server, plan, load, receiver, atlas, GOAL_KAFKA))
     return rows
 
 

@@ -13,23 +13,22 @@ from typing import Any, Final
 from msgspec import Struct
 
 from atlas.core.ids import id_time_ms
-from scripts.bench_lib.deployment import ROUTED, Load, Server, site
+from scripts.bench_lib.deployment import ROUTED, Load, Server
 from scripts.bench_lib.event import body
-from scripts.bench_lib.installed import EMBEDDED, LOGS, installed
+from scripts.bench_lib.installed import EMBEDDED, KAFKA, LOGS, installed
 from scripts.bench_lib.plan import Plan
 from scripts.bench_lib.report import Row
 from scripts.bench_lib.worker import Worker
 
 RATE_PER_S: Final = 200
+SERVERS: Final = ("hypercorn", "uvicorn")
 #: p95, in milliseconds.
-GOAL_EMBEDDED: Final = 25.0
-GOAL_KAFKA: Final = 30.0
+GOALS_MS: Final = {EMBEDDED: 25.0, KAFKA: 30.0}
 #: A moment in which nothing is answered must not stop the sending: it has to show in the figures.
 _CONNECTIONS: Final = 256
 #: A steady flow for so long. A new Kafka broker compiles its Java code meanwhile: `kafka_warm` does not do
 #: all of it.
-WARM_UP_S: Final = 1.0
-WARM_UP_KAFKA_S: Final = 40.0
+WARM_UP_S: Final = {EMBEDDED: 1.0, KAFKA: 40.0}
 
 
 class Arrivals(Struct, frozen=True):
@@ -46,53 +45,31 @@ class Arrivals(Struct, frozen=True):
 
 
 def measure(plan: Plan, directory: Path) -> list[Row]:
-    """On both servers."""
-    rows: list[Row] = []
-    for server in ("hypercorn", "uvicorn"):
-        with site(directory) as place:
-            load, receiver = Load(place), place.worker("receiver")
-            atlas = place.server(server, "atlas")
-            atlas.set_up(receiver.ready["url"])
-            arrivals(load, receiver, atlas, RATE_PER_S, WARM_UP_S)
-            rows.append(steady(server, plan, load, receiver, atlas, GOAL_EMBEDDED))
-    return rows
+    """On the embedded log and both servers."""
+    return [_steady(plan, directory, EMBEDDED, server, RATE_PER_S) for server in SERVERS]
+
+
+def measure_on_kafka(plan: Plan, directory: Path) -> list[Row]:
+    """The same with gateway, projector and deliverer as processes of their own."""
+    return [_steady(plan, directory, KAFKA, server, RATE_PER_S) for server in SERVERS]
 
 
 def measure_rates(plan: Plan, directory: Path) -> list[Row]:
     """At 50 and 200 events a second, on both logs."""
-    rows: list[Row] = []
-    for log in LOGS:
-        with installed(log, "hypercorn", directory) as (place, atlas):
-            load, receiver = Load(place), place.worker("receiver")
-            atlas.set_up(receiver.ready["url"])
-            goal_ms, warm_up_s = (
-                (GOAL_EMBEDDED, WARM_UP_S) if log == EMBEDDED else (GOAL_KAFKA, WARM_UP_KAFKA_S)
-            )
-            arrivals(load, receiver, atlas, RATE_PER_S, warm_up_s)
-            rows += [steady(log, plan, load, receiver, atlas, goal_ms, rate) for rate in (50, RATE_PER_S)]
-    return rows
+    return [_steady(plan, directory, log, "hypercorn", rate) for log in LOGS for rate in (50, RATE_PER_S)]
 
 
-def steady(
-    name: str,
-    plan: Plan,
-    load: Load,
-    receiver: Worker,
-    atlas: Server,
-    goal_ms: float,
-    rate: int = RATE_PER_S,
-) -> Row:
-    """One figure.
-
-    Args:
-        atlas: set up, with the receiver as target.
-    """
-    found = arrivals(load, receiver, atlas, rate, plan.steady_s)
+def _steady(plan: Plan, directory: Path, log: str, server: str, rate: int) -> Row:
+    with installed(log, server, directory) as (place, atlas):
+        load, receiver = Load(place), place.worker("receiver")
+        atlas.set_up(receiver.ready["url"])
+        arrivals(load, receiver, atlas, RATE_PER_S, WARM_UP_S[log])
+        found = arrivals(load, receiver, atlas, rate, plan.steady_s)
     return Row(
-        name=f"{name}: accept to first attempt at {rate}/s, p95",
-        goal=f"{goal_ms:.0f} ms",
+        name=f"{log}, {server}: accept to first attempt at {rate}/s, p95",
+        goal=f"{GOALS_MS[log]:.0f} ms",
         result=f"{found.accepted_ms[1]:.1f} ms",
-        met=found.accepted_ms[1] <= goal_ms,
+        met=found.accepted_ms[1] <= GOALS_MS[log],
         raw=found.raw,
     )
 
