@@ -200,12 +200,8 @@ class Simulation:
         await self.registry.propose(CreateWorkspace(**self.command(), workspace=made, keys=()))
         return (workspace_id, "live")
 
-    async def workflow(self, target: str, **fields: Any) -> Workflow:
+    async def workflow(self, target: str, *, scope: Scope = SCOPE, **fields: Any) -> Workflow:
         """Create a target; its URL is `http://<target>`."""
-        return await self.workflow_of(SCOPE, target, **fields)
-
-    async def workflow_of(self, scope: Scope, target: str, **fields: Any) -> Workflow:
-        """The same in another workspace."""
         sealed = self.box.seal(SECRET, secret_context(*scope, target))
         made = Workflow(
             id=target,

@@ -44,7 +44,7 @@ async def noisy_workspace(sim: Simulation, targets: int, **policy: Any) -> Scope
     scope = await sim.workspace("ws_noisy")
     names = [f"wf_hangs_{number}" for number in range(targets)]
     for name in names:
-        await sim.workflow_of(scope, name, **policy)
+        await sim.workflow(name, scope=scope, **policy)
         sim.sender.targets[f"http://{name}"] = hang_forever
     await sim.stream("flood", names, scope=scope)
     return scope

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ class Watched:
         return ids
 
 
-async def ordered(sim: Simulation, **fields: object) -> None:
+async def ordered(sim: Simulation, **fields: Any) -> None:
     await sim.workflow("wf_a", **{"ordered": True, "retry_schedule_seconds": (5,) * 20, **fields})
     await sim.stream("orders", ["wf_a"])
 

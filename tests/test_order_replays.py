@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ async def ask(sim: Simulation, event_id: str, end: int | None = None) -> None:
 
 
 async def begin(
-    sim: Simulation, count: int, takes_s: float = 0.2, **fields: object
+    sim: Simulation, count: int, takes_s: float = 0.2, **fields: Any
 ) -> tuple[Receiver, list[str]]:
     """A workflow that keeps order, and events of one key delivered to it."""
     await sim.workflow("wf_a", **{"ordered": True, "retry_schedule_seconds": (20,) * 10, **fields})

@@ -25,8 +25,6 @@ from tests.kafka.faults.site import HEALS_WITHIN_S, PROBE, Site, until
 #: What a process may take; 110 MB is usual.
 RESIDENT_BYTES_MAX: Final = 400 * 1024 * 1024
 ACCEPTED_WITHIN_S: Final = 60.0
-#: What they send is delivered as it comes: a backlog would be measured as recovery.
-CLIENTS: Final = 5
 #: Enough to meet every shard nearly always.
 _PROBES: Final = 20
 #: Nothing that Atlas logs says this unless something is broken.
@@ -36,11 +34,14 @@ _MB: Final = 1_000_000
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of it: how often the fault comes, how long it lasts, and events accepted before each."""
+    """How much of it: how often the fault comes, how long it lasts, events accepted before each, and by how
+    many clients.
+    """
 
     times: int = 1
     lasts_s: float = 0.0
     events: int = 100
+    clients: int = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +207,7 @@ async def run(site: Site, scenario: Scenario, plan: Plan, say: Callable[[str], N
         AssertionError: something that must come did not come in time.
     """
     clients, start = site.clients, _Mark(site)
-    load = Load(clients, site.chance, CLIENTS, f"{scenario.name}-")
+    load = Load(clients, site.chance, plan.clients, f"{scenario.name}-")
     act = Act(scenario, plan, site, load, say)
     async with Memory(site.processes) as memory:
         try:
