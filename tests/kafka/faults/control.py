@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from tests.faults_views import until_told
 from tests.kafka.faults.raw_topics import Foreign, write
 from tests.kafka.faults.scenario import Act, Plan, Scenario, healed
-from tests.kafka.faults.site import until
+from tests.kafka.faults.site import HEALS_WITHIN_S, until
 from tests.kafka.installation import READY_MAX_S, Node
 
 _CONTROL: Final = "atlas.control"
@@ -20,7 +21,8 @@ async def _unknown(act: Act) -> None:
     await act.accepted()
     await act.load.idle()
     await healed(site)
-    await site.look()
+    # Later nobody tells what is not told by now.
+    await until_told(site.receiver, await site.look(), HEALS_WITHIN_S)
     record = Foreign(_CONTROL, 0, b'{"fact": "key.leased", "id": "cmd_1"}', schema=b"atlas.control/2")
     [place] = await write(site.broker.bootstrap(), [record])
     site.foreign.add(place)
