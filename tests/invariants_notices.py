@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import orjson
 
-from tests.invariants_history import Arrival, History, Rule, Shown, Violation
+from tests.invariants_history import Arrival, History, LogRecord, Rule, Shown, Violation
 from tests.invariants_signature import is_signed_by
 
 
@@ -26,11 +26,7 @@ def outcomes_are_told(history: History) -> Iterator[Violation]:
     if history.notices is None:
         return
     expected = outcomes(history.shown)
-    gone = {
-        record.json["id"]
-        for record in history.records
-        if record.is_event and record.offset < history.deleted.get((record.topic, record.partition), 0)
-    }
+    gone = deleted_events(history.records, history.deleted)
     ids: dict[Outcome, set[str]] = defaultdict(set)
     acknowledged: set[Outcome] = set()
     bodies: dict[str, bytes] = {}
@@ -50,6 +46,15 @@ def outcomes_are_told(history: History) -> Iterator[Violation]:
             yield Violation(Rule.TOLD_TWICE, f"{outcome}: {sorted(used)}")
     for outcome in sorted(each for each in expected - acknowledged if each.event_id not in gone):
         yield Violation(Rule.UNTOLD, f"{outcome}")
+
+
+def deleted_events(records: Iterable[LogRecord], deleted: Mapping[tuple[str, int], int]) -> set[str]:
+    """The ids of events below the offsets up to which records were deleted: nobody is told of them."""
+    return {
+        record.json["id"]
+        for record in records
+        if record.is_event and record.offset < deleted.get((record.topic, record.partition), 0)
+    }
 
 
 def outcomes(shown: Mapping[str, Shown]) -> set[Outcome]:

@@ -104,9 +104,9 @@ class Broker:
             return False
         self.resume()  # one that is paused cannot hear SIGTERM
         _signal(pid, signal.SIGTERM)
-        if not self._await_end(gently_max_s):
+        if not self._await_end(pid, gently_max_s):
             _signal(pid, signal.SIGKILL)
-            self._await_end(STOP_MAX_S)
+            self._await_end(pid, STOP_MAX_S)
         self._pid_file.unlink(missing_ok=True)
         return True
 
@@ -114,7 +114,7 @@ class Broker:
         """End it with -9, and wait until it is gone."""
         if (pid := self.pid()) is not None:
             _signal(pid, signal.SIGKILL)
-            self._await_end(STOP_MAX_S)
+            self._await_end(pid, STOP_MAX_S)
         self._pid_file.unlink(missing_ok=True)
 
     def pause(self) -> None:
@@ -215,13 +215,18 @@ class Broker:
             self.kill()
             raise NoBroker(f"the broker did not start:\n{self.log_tail()}")
 
-    def _await_end(self, timeout_s: float) -> bool:
+    def _await_end(self, pid: int, timeout_s: float) -> bool:
+        if (child := _children.get(pid)) is not None:
+            try:
+                child.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                return False
+            del _children[pid]
+            return True
         deadline_s = time.monotonic() + timeout_s
-        while (pid := self.pid()) is not None:
+        while self.pid() is not None:
             if time.monotonic() > deadline_s:
                 return False
-            if pid in _children:
-                _children[pid].poll()
             time.sleep(_POLL_S)
         return True
 

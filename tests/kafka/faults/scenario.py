@@ -19,6 +19,7 @@ from tests.faults_load import Load
 from tests.faults_routes import ROUTES, alarms
 from tests.faults_views import shown, until_nothing_is_open, until_told
 from tests.invariants_history import OK, History, Violation
+from tests.invariants_notices import deleted_events
 from tests.kafka.faults.memory import Memory
 from tests.kafka.faults.site import HEALS_WITHIN_S, PROBE, Site, until
 
@@ -218,7 +219,9 @@ async def run(site: Site, scenario: Scenario, plan: Plan, say: Callable[[str], N
         healed_s = await healed(site) if scenario.heals else 0.0
     await site.read()
     fresh = await site.look() if scenario.heals else {}
-    await until_told(site.receiver, fresh, HEALS_WITHIN_S)
+    gone = deleted_events(site.records.values(), site.deleted)
+    kept = {event_id: views for event_id, views in fresh.items() if event_id not in gone}
+    await until_told(site.receiver, kept, HEALS_WITHIN_S)
     history = site.history(healed_s)
     violations = site.judge(history)
     site.faults += clients.faults[start.faults :]
