@@ -21,6 +21,7 @@ from atlas.adapters.sqlite_read_model import open_read_model
 from atlas.core import acceptance
 from atlas.core.commands import CreateStream, CreateTarget, CreateWorkspace
 from atlas.core.entities import Endpoint, Scope, SealedSecret, Stream, Workflow, Workspace, secret_context
+from atlas.core.event_requests import read_event
 from atlas.core.facts import (
     CONTROL_TOPIC,
     EVENT_SCHEMA,
@@ -36,7 +37,6 @@ from atlas.core.facts import (
 from atlas.core.ids import IdSource
 from atlas.core.lifecycle import TERMINAL
 from atlas.core.projection import AttemptState, EventState
-from atlas.core.requests import EventIn, check_event, parse
 from atlas.gateway.routes import Routes
 from atlas.ports.acceptor import Candidate, Outcome
 from atlas.ports.log import NewRecord, Record, TopicPartition
@@ -276,7 +276,7 @@ class Simulation:
                 "data": {"number": number},
                 "ordering_key": ordering_key,
             }
-            event = check_event(parse(EventIn, body))
+            event = read_event(body)
             sent = None if key is None else acceptance.sent_key(scope, f"{key}/{number}", body)
             routing = Routes(self.registry).of(event, found)
             made = acceptance.accept(event, found, sent, self.ids.entropy80, now, routing)

@@ -16,11 +16,11 @@ from msgspec import Struct
 
 from atlas.core.answers import AcceptedEvent
 from atlas.core.entities import Scope, Stream
+from atlas.core.event_requests import CheckedEvent
 from atlas.core.facts import EventRecord, encode
-from atlas.core.ids import ENTROPY_BYTES, dedup_key, event_id, id_time_ms
+from atlas.core.ids import ENTROPY_BYTES, dedup_key, event_id, event_ids, id_time_ms
 from atlas.core.lifecycle import ACCEPTED, QUEUED
-from atlas.core.murmur2 import partition_for, partitions_for
-from atlas.core.requests import CheckedEvent
+from atlas.core.murmur2 import partitions_for
 from atlas.core.strict_json import PAYLOAD_HASH_BYTES, payload_hash
 from atlas.core.timestamps import format_ms
 
@@ -119,8 +119,8 @@ def accept(
         entropy: gives 10 random bytes for the id; not asked when there is a key.
         now: of the request.
     """
-    record, record_key = _record(event, stream, key, routing or Routing(stream.default_routes), entropy, now)
-    return Acceptance(partition_for(record_key, now.shards), record_key, encode(record), response_to(record))
+    [made] = accept_all([(event, stream, key, routing or Routing(stream.default_routes))], entropy, now)
+    return made
 
 
 def accept_all(
@@ -129,32 +129,37 @@ def accept_all(
     now: Circumstances,
 ) -> list[Acceptance]:
     """`accept` for each event of a request, with its routes, in less time."""
-    made = [_record(event, stream, key, routing, entropy, now) for event, stream, key, routing in events]
-    partitions = partitions_for([record_key for _, record_key in made], now.shards)
+    low_bits = [entropy() if key is None else key.dedup_key[:ENTROPY_BYTES] for _, _, key, _ in events]
+    ids = event_ids(now.received_ms, b"".join(low_bits))
+    received_at = format_ms(now.received_ms)
+    records = [
+        _record(identifier, received_at, *one, now.control_offset)
+        for identifier, one in zip(ids, events, strict=True)
+    ]
+    keys = [(record.ordering_key or record.id).encode() for record in records]
     return [
         Acceptance(partition, record_key, encode(record), response_to(record))
-        for partition, (record, record_key) in zip(partitions, made, strict=True)
+        for partition, record_key, record in zip(partitions_for(keys, now.shards), keys, records, strict=True)
     ]
 
 
 def _record(
+    identifier: str,
+    received_at: str,
     event: CheckedEvent,
     stream: Stream,
     key: Key | None,
     routing: Routing,
-    entropy: Callable[[], bytes],
-    now: Circumstances,
-) -> tuple[EventRecord, bytes]:
-    """The event record, and its key in the log."""
-    identifier = event_id(now.received_ms, entropy() if key is None else key.dedup_key[:ENTROPY_BYTES])
-    record = EventRecord(
+    control_offset: int,
+) -> EventRecord:
+    return EventRecord(
         id=identifier,
         workspace_id=stream.workspace_id,
         environment=stream.environment,
         stream=event.stream,
         type=event.type,
         occurred_at=event.occurred_at,
-        received_at=format_ms(now.received_ms),
+        received_at=received_at,
         data=msgspec.Raw(event.data_json),
         actor=event.actor,
         metadata=event.metadata,
@@ -163,9 +168,8 @@ def _record(
         payload_hash=None if key is None else key.payload_hash.hex(),
         routes=routing.routes,
         ordered_routes=routing.ordered,
-        control_offset=now.control_offset,
+        control_offset=control_offset,
     )
-    return record, (event.ordering_key or identifier).encode()
 
 
 def key_of(record: EventRecord) -> Key | None:

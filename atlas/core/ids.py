@@ -45,6 +45,12 @@ def event_id(received_ms: int, entropy: bytes) -> str:
     return "evt_" + ulid(received_ms, entropy)
 
 
+def event_ids(received_ms: int, entropy: bytes) -> list[str]:
+    """`event_id` for each 10 bytes of `entropy`."""
+    start = "evt_" + _time_chars(received_ms)
+    return [start + _halves(a << 32 | b, c << 32 | d) for a, b, c, d in _HALVES.iter_unpack(entropy)]
+
+
 def dedup_key(workspace_id: str, environment: str, namespace: str, key: str) -> bytes:
     """16 bytes naming an idempotency key within what it is unique in (design section 7).
 
@@ -139,10 +145,13 @@ def _time_chars(ms: int) -> str:
 
 
 def _entropy_chars(entropy: bytes) -> str:
-    """16 characters; two halves of 40 bits, because small numbers are faster to shift."""
+    """16 characters."""
     a, b, c, d = _HALVES.unpack(entropy)
-    high = a << 32 | b
-    low = c << 32 | d
+    return _halves(a << 32 | b, c << 32 | d)
+
+
+def _halves(high: int, low: int) -> str:
+    """Two of 40 bits each, because small numbers are faster to shift."""
     return (
         f"{_PAIRS[high >> 30]}{_PAIRS[high >> 20 & 1023]}{_PAIRS[high >> 10 & 1023]}{_PAIRS[high & 1023]}"
         f"{_PAIRS[low >> 30]}{_PAIRS[low >> 20 & 1023]}{_PAIRS[low >> 10 & 1023]}{_PAIRS[low & 1023]}"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final, get_args, get_type_hints
+from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 import msgspec
 from msgspec import Struct
 
 from atlas.core import limits
 from atlas.core.errors import InvalidRequest
+
+Model = TypeVar("Model", bound=Struct)
 
 _AT: Final = re.compile(r" - at (`key` in )?`(\$[^`]*)`\Z")
 _STEP: Final = re.compile(r"\.([A-Za-z_]+)|\[(\d+|\.\.\.)\]")
@@ -28,10 +30,25 @@ _WORDS: Final = {
     "array": "an array",
     "null": "null",
 }
+_NAMES: Final = {
+    str: "str", int: "int", float: "float", bool: "bool", list: "array", type(None): "null",
+}  # fmt: skip
 _UNITS: Final = {"str": "characters", "array": "items", "object": "entries"}
 
 
-def explain(model: type[Struct], value: object, text: str, at: str) -> InvalidRequest:
+def converted(model: type[Model], value: object) -> Model:
+    """Decoded JSON as a model.
+
+    Raises:
+        InvalidRequest: with the dotted path of what is wrong.
+    """
+    try:
+        return msgspec.convert(value, model)
+    except msgspec.ValidationError as error:
+        raise explain(model, value, str(error)) from None
+
+
+def explain(model: type[Struct], value: object, text: str) -> InvalidRequest:
     """A `msgspec.ValidationError` in our own words, its place as a dotted path.
 
     msgspec says `<what> - at `$.a[0]``, for a value of a mapping `$.a[...]`, and for its key
@@ -39,7 +56,7 @@ def explain(model: type[Struct], value: object, text: str, at: str) -> InvalidRe
     """
     if text.startswith(_UNKNOWN) and type(value) is dict and text[len(_UNKNOWN) : -1] in value:
         # At the top there is no place to take off, and the name may hold anything, even ` - at `.
-        return invalid_at([at, text[len(_UNKNOWN) : -1]], "is an unknown field")
+        return InvalidRequest(text[len(_UNKNOWN) : -1] or None, "is an unknown field")
     match = _AT.search(text)
     what = text[: match.start()] if match else text
     steps = [name or index for name, index in _STEP.findall(match[2])] if match else []
@@ -59,13 +76,17 @@ def explain(model: type[Struct], value: object, text: str, at: str) -> InvalidRe
         reason = "is an unknown field"
     else:
         reason = _reason(model, steps, what)
-    return invalid_at([at, *steps], reason)
+    return InvalidRequest(".".join(steps) or None, reason)
 
 
-def invalid_at(segments: Sequence[str], reason: str) -> InvalidRequest:
-    """The refusal of what lies at a dotted path; an empty first segment is the body itself."""
-    path = ".".join(segment for i, segment in enumerate(segments) if segment or i)
-    return InvalidRequest(path or None, reason)
+def holds_nul(at: str) -> InvalidRequest:
+    """The refusal of a text that not every store can hold."""
+    return InvalidRequest(at, "must not hold U+0000")
+
+
+def not_an_object(at: str, value: object) -> InvalidRequest:
+    """The refusal of a decoded value that should have been an object."""
+    return InvalidRequest(at, f"must be an object, not {_WORDS[_NAMES[type(value)]]}")
 
 
 def _reason(model: type[Struct], steps: Sequence[str], what: str) -> str:
@@ -94,10 +115,10 @@ def _choices(hint: object) -> list[str]:
 
 def _bad_entry(model: type[Struct], value: Any, steps: Sequence[str]) -> str:
     """Key of the first entry that the mapping at `steps` (all of them fields of `model`) fails with."""
-    field = steps[0]
-    for key, item in value[field].items():
+    kind = get_type_hints(model, include_extras=True)[steps[0]]
+    for key, item in value[steps[0]].items():
         try:
-            msgspec.convert({**value, field: {key: item}}, model)
+            msgspec.convert({key: item}, kind)
         except msgspec.ValidationError:
             return str(key)
     return "..."

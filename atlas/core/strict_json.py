@@ -11,6 +11,9 @@ arithmetic on the bytes, which is exact for text that orjson has accepted:
   19 behind a minus sign, is necessary for that; only then the numbers outside strings are looked at.
 - Depth. 64 opening brackets are needed for 64 levels; only where there are more are levels counted.
 
+A body that orjson would write byte for byte, as most programs do, repeats no key and holds no such integer:
+a dropped key makes it shorter, and a float is not written as an integer is.
+
 Containers are counted before anything is parsed: what they take in memory and time is out of all
 proportion to their two bytes.
 
@@ -23,7 +26,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
@@ -31,6 +34,8 @@ from atlas.core.errors import InvalidRequest
 from atlas.core.limits import CONTAINERS_MAX, DEPTH_MAX, INTEGER_MAX, INTEGER_MIN
 
 PAYLOAD_HASH_BYTES: Final = 16
+#: How U+0000 is written in JSON, always; the text can be that of an escaped backslash and more as well.
+NUL: Final = b"\\u0000"
 
 _TOO_DEEP: Final = f"is nested deeper than {DEPTH_MAX} levels"
 _TOO_MANY: Final = f"the body holds more than {CONTAINERS_MAX:,} objects and arrays"
@@ -44,6 +49,8 @@ _DIGITS_TO_0: Final = bytes(ord("0") if chr(i).isdigit() and i < 128 else i for 
 _LONG_POSITIVE: Final = b"0" * 20
 _LONG_NEGATIVE: Final = b"-" + b"0" * 19
 
+#: A container takes two bytes at least.
+_CONTAINERS_BYTES: Final = 2 * CONTAINERS_MAX
 #: The body and its array.
 _LEVELS_ABOVE_ITEMS: Final = 2
 
@@ -60,7 +67,19 @@ _NUMBER_TOKEN: Final = re.compile(rb"-?[0-9][0-9.eE+\-]*+\Z")
 _EXPLAIN_TOKENS_MAX: Final = 250_000
 
 
-def loads(body: bytes, *, envelope_depth: int = 0) -> dict[str, Any]:
+class Text(NamedTuple):
+    """A body that was read.
+
+    Attributes:
+        value: decoded.
+        compact: the same, serialized compactly.
+    """
+
+    value: dict[str, Any]
+    compact: bytes
+
+
+def read(body: bytes, *, envelope_depth: int = 0) -> Text:
     """The JSON object that a whole request body is.
 
     Args:
@@ -71,8 +90,7 @@ def loads(body: bytes, *, envelope_depth: int = 0) -> dict[str, Any]:
         InvalidRequest: refused by the rules above; `field` is the dotted path of the first thing wrong
             where it can be told, None where the text is not JSON at all.
     """
-    brackets = _brackets(body)
-    if brackets > CONTAINERS_MAX and _brackets(_STRINGS.sub(b"", body)) > CONTAINERS_MAX:
+    if len(body) > _CONTAINERS_BYTES and _holds_too_many(body):
         raise InvalidRequest(None, _TOO_MANY)
     try:
         value = orjson.loads(body)
@@ -81,14 +99,17 @@ def loads(body: bytes, *, envelope_depth: int = 0) -> dict[str, Any]:
     if type(value) is not dict:
         raise InvalidRequest(None, "the body must be a JSON object")
     depth_max = DEPTH_MAX + envelope_depth
-    if brackets > depth_max and _is_deeper(value, depth_max):
+    # Of a batch, the items alone have more brackets than that, as a rule.
+    if (envelope_depth or _brackets(body) > depth_max) and _is_deeper(value, depth_max):
         raise _wrong(body, envelope_depth, _TOO_DEEP)
-    zeros = body.translate(_DIGITS_TO_0)
-    if (_LONG_POSITIVE in zeros or _LONG_NEGATIVE in zeros) and _holds_large_integer(body):
-        raise _wrong(body, envelope_depth, _INTEGER)
-    if _quotes(body) != orjson.dumps(value).count(b'"'):
-        raise _wrong(body, envelope_depth, _REPEATED)
-    return value
+    compact = orjson.dumps(value)
+    if compact != body:
+        zeros = body.translate(_DIGITS_TO_0)
+        if (_LONG_POSITIVE in zeros or _LONG_NEGATIVE in zeros) and _holds_large_integer(body):
+            raise _wrong(body, envelope_depth, _INTEGER)
+        if _quotes(body) != compact.count(b'"'):
+            raise _wrong(body, envelope_depth, _REPEATED)
+    return Text(value, compact)
 
 
 def canonical(value: object) -> bytes:
@@ -127,6 +148,10 @@ def _join(path: str, segment: str) -> str:
     return f"{path}.{segment}" if path else segment
 
 
+def _holds_too_many(body: bytes) -> bool:
+    return _brackets(body) > CONTAINERS_MAX and _brackets(_STRINGS.sub(b"", body)) > CONTAINERS_MAX
+
+
 def _brackets(text: bytes) -> int:
     return text.count(b"{") + text.count(b"[")
 
@@ -145,19 +170,19 @@ def _is_deeper(value: object, depth_max: int) -> bool:
                 if type(item) is dict or type(item) is list:
                     deeper.append(item)  # noqa: PERF401 - one loop, on the hot path
         if depth == _LEVELS_ABOVE_ITEMS:
-            deeper = [container for container in deeper if _may_nest(container, depth_max - depth)]
+            deeper = _may_nest(deeper, depth_max - depth)
         if not deeper:
             return False
         level = deeper
     return True
 
 
-def _may_nest(container: object, depth_max: int) -> bool:
-    """Whether it has the brackets for more levels than that."""
+def _may_nest(containers: list[Any], depth_max: int) -> list[Any]:
+    """Those that have the brackets for more levels than that."""
     try:
-        return _brackets(orjson.dumps(container)) > depth_max
-    except orjson.JSONEncodeError:  # of more levels than orjson writes
-        return True
+        return [each for each in containers if _brackets(orjson.dumps(each)) > depth_max]
+    except orjson.JSONEncodeError:  # one of more levels than orjson writes
+        return containers
 
 
 def _holds_large_integer(body: bytes) -> bool:

@@ -12,6 +12,7 @@ from atlas.core.answers import Page
 from atlas.core.entities import ApiKey, Quota, Scope, Workspace
 from atlas.core.ids import IdSource
 from atlas.core.limits import TOPICS_MAX_DEFAULT
+from atlas.core.strict_json import Text
 from atlas.ports.acceptor import Acceptor
 from atlas.ports.clock import Clock
 from atlas.ports.log import Log
@@ -71,6 +72,13 @@ class Call(Protocol):
 
         Raises:
             ApiError: 400, 408, 413 or 415.
+        """
+
+    async def json_text(self) -> Text:
+        """`json` and the same serialized compactly.
+
+        Raises:
+            ApiError: as `json`.
         """
 
     async def json_or_empty(self) -> dict[str, Any]:

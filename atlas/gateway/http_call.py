@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope
 
 from atlas.core.errors import ApiError, InvalidRequest
 from atlas.core.limits import BODY_BYTES_MAX
-from atlas.core.strict_json import loads
+from atlas.core.strict_json import Text, read
 from atlas.gateway.body import Body
 from atlas.gateway.call import Principal
 from atlas.gateway.deadlines import Deadlines
@@ -101,6 +101,9 @@ class HttpCall:
         return self.headers.get(name)
 
     async def json(self) -> dict[str, Any]:
+        return (await self.json_text()).value
+
+    async def json_text(self) -> Text:
         body = await self.body.read(self.body_bytes_max)
         if not body:
             raise InvalidRequest(None, "a JSON object is required as the body")
@@ -108,12 +111,12 @@ class HttpCall:
 
     async def json_or_empty(self) -> dict[str, Any]:
         body = await self.body.read(self.body_bytes_max)
-        return self._decoded(body) if body else {}
+        return self._decoded(body).value if body else {}
 
-    def _decoded(self, body: bytes) -> dict[str, Any]:
+    def _decoded(self, body: bytes) -> Text:
         if self.headers.get(b"content-type") != _JSON or b"content-encoding" in self.headers:
             self._check_type()
-        return loads(body, envelope_depth=self.envelope_depth)
+        return read(body, envelope_depth=self.envelope_depth)
 
     def _check_type(self) -> None:
         media_type = self.headers.get(b"content-type", b"").partition(b";")[0].strip(b" \t").lower()

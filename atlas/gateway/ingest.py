@@ -12,7 +12,7 @@ response.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -22,17 +22,10 @@ from atlas.core import acceptance
 from atlas.core.acceptance import Acceptance, Circumstances, Key, Routing
 from atlas.core.entities import Scope, Stream
 from atlas.core.errors import ApiError, LogError, Unavailable
+from atlas.core.event_requests import CheckedEvent, check_idempotency_key, read_event, read_items
 from atlas.core.facts import EVENT_SCHEMA, SCHEMA_HEADER
 from atlas.core.limits import BATCH_IDEMPOTENCY_KEY_CHARS_MAX
-from atlas.core.requests import (
-    BatchEventIn,
-    BatchIn,
-    CheckedEvent,
-    EventIn,
-    check_event,
-    check_idempotency_key,
-    parse,
-)
+from atlas.core.strict_json import Text
 from atlas.gateway.call import Call, Reply, Services
 from atlas.gateway.parameters import refuse_parameters
 from atlas.gateway.replies import error_object
@@ -77,7 +70,7 @@ class Ingest:
         Raises:
             ApiError: 400, 404, 409, 503, and what reading the body raises.
         """
-        body = await call.json()
+        body = await call.json_text()
         try:
             checked = _check_single(call, body)
             name = checked.event.stream
@@ -107,13 +100,11 @@ class Ingest:
         Raises:
             ApiError: 400 for the batch as a whole, 503, and what reading the body raises.
         """
-        body = await call.json()
+        body = await call.json_text()
         refuse_parameters(call)
         raw = call.header(_KEY_HEADER)
         header = None if raw is None else check_idempotency_key(raw, BATCH_IDEMPOTENCY_KEY_CHARS_MAX)
-        scope = call.principal.scope
-        items = parse(BatchIn, body).events
-        checked = [_check_item(scope, header, index, item) for index, item in enumerate(items)]
+        checked = _check_items(call.principal.scope, header, body)
         results = await self._decide(call, checked)
         counts = Counter([result.verdict if isinstance(result, Outcome) else None for result in results])
         for verdict, counter in self._verdicts.items():
@@ -189,26 +180,33 @@ def _candidate(accepted: Acceptance, stream: Stream, key: Key | None) -> Candida
     )
 
 
-def _check_single(call: Call, body: dict[str, Any]) -> _Checked:
+def _check_single(call: Call, body: Text) -> _Checked:
     refuse_parameters(call)
     header = call.header(_KEY_HEADER)
     text = None if header is None else check_idempotency_key(header)
-    event = check_event(parse(EventIn, body))
-    return _Checked(event, None if text is None else acceptance.sent_key(call.principal.scope, text, body))
+    event = read_event(body.value, body.compact)
+    key = None if text is None else acceptance.sent_key(call.principal.scope, text, body.value)
+    return _Checked(event, key)
 
 
-def _check_item(scope: Scope, header: str | None, index: int, item: Any) -> _Checked | ApiError:
-    """One event of a batch, checked as a single POST of it would be: so are the fields in its error."""
-    try:
-        parsed = parse(BatchEventIn, item)
-        event = check_event(parsed)
-    except ApiError as refusal:
-        return refusal
-    if parsed.idempotency_key is not None:
-        return _Checked(event, acceptance.sent_key(scope, parsed.idempotency_key, item))
-    if header is not None:
-        return _Checked(event, acceptance.derived_key(scope, header, index, item))
-    return _Checked(event, None)
+def _check_items(scope: Scope, header: str | None, body: Text) -> list[_Checked | ApiError]:
+    read = read_items(body)
+    items = enumerate(zip(read, body.value["events"], strict=True))
+    return [
+        _Checked(event, _key_of(scope, header, index, event, item))
+        if isinstance(event, CheckedEvent)
+        else event
+        for index, (event, item) in items
+    ]
+
+
+def _key_of(
+    scope: Scope, header: str | None, index: int, event: CheckedEvent, item: Mapping[str, Any]
+) -> Key | None:
+    """Of a batch's item: its own, or else the one that the batch's header gives it."""
+    if event.idempotency_key is not None:
+        return acceptance.sent_key(scope, event.idempotency_key, item)
+    return None if header is None else acceptance.derived_key(scope, header, index, item)
 
 
 def _batch_body(results: Iterable[Outcome | ApiError], accepted: int, request_id: str) -> bytes:

@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from atlas.core.acceptance import Routing
 from atlas.core.entities import Stream
+from atlas.core.event_requests import CheckedEvent
 from atlas.core.filter_matching import Filters
-from atlas.core.requests import CheckedEvent
 from atlas.runtime.registry import Registry
 
 

@@ -28,8 +28,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from atlas.core.acceptance import Circumstances, accept
 from atlas.core.entities import Stream
+from atlas.core.event_requests import read_event
 from atlas.core.facts import EVENT_SCHEMA, LIFECYCLE_TOPIC, SCHEMA_HEADER
-from atlas.core.requests import EventIn, check_event, parse
 from scripts.bench_lib.event import EVENT, STREAM
 from scripts.bench_lib.worker import say
 
@@ -57,7 +57,10 @@ def records() -> list[Pair]:
         default_routes=(),
         created_at_ms=0,
     )
-    event, now = check_event(parse(EventIn, {**EVENT})), Circumstances(int(time.time() * 1000), 1, PARTITIONS)
+    event, now = (
+        read_event(EVENT),
+        Circumstances(int(time.time() * 1000), 1, PARTITIONS),
+    )
     made = (accept(event, stream, None, lambda: os.urandom(10), now) for _ in range(_RECORDS))
     return [(one.record_key, one.value) for one in made]
 

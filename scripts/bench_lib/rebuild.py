@@ -33,6 +33,7 @@ from atlas.bootstrap import (
 from atlas.core.acceptance import Acceptance, Circumstances, accept
 from atlas.core.commands import CreateStream
 from atlas.core.entities import Stream
+from atlas.core.event_requests import read_event
 from atlas.core.facts import (
     EVENT_SCHEMA,
     LIFECYCLE_SCHEMA,
@@ -45,7 +46,6 @@ from atlas.core.facts import (
     encode,
 )
 from atlas.core.limits import STREAMS_MAX
-from atlas.core.requests import EventIn, check_event, parse
 from atlas.core.tokens import digest
 from atlas.first_workspace import ensure_first_workspace
 from atlas.ports.log import NewRecord, TopicPartition
@@ -118,7 +118,7 @@ async def _stream(atlas: Atlas, directory: Path) -> Stream:
 
 def _accepted(atlas: Atlas, stream: Stream, events: int) -> list[list[Acceptance]]:
     now = Circumstances(atlas.world.clock.now_ms(), atlas.registry.position, atlas.log.shards)
-    checked = check_event(parse(EventIn, {**EVENT}))
+    checked = read_event(EVENT)
     made: list[list[Acceptance]] = [[] for _ in range(atlas.log.shards)]
     for _ in range(events):
         accepted = accept(checked, stream, None, atlas.ids.entropy80, now)

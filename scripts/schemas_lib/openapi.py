@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from atlas.core import answers, requests
+from atlas.core import answers, event_requests, requests
 from atlas.core.errors import HTTP_STATUS_BY_CODE
 from atlas.gateway.app import api_resources
 from atlas.gateway.auth import Access
@@ -209,7 +209,7 @@ def _any_refusal() -> Schema:
 
 
 def _schemas() -> dict[str, Schema]:
-    types = [answers.ErrorAnswer, *_DETAILS.values(), requests.BatchEventIn]
+    types = [answers.ErrorAnswer, *_DETAILS.values(), event_requests.BatchEventIn]
     for one in OPERATIONS.values():
         types += [each for each in (one.body, one.answer, one.unready) if each is not None]
     _, schemas = schemas_of(types, _REF)
@@ -217,7 +217,7 @@ def _schemas() -> dict[str, Schema]:
         made_from = getattr(requests, name, None)
         if isinstance(made_from, type) and issubclass(made_from, msgspec.Struct):
             _accept_null(schema)
-    schemas["BatchIn"]["properties"]["events"]["items"] = _ref(requests.BatchEventIn)
+    schemas["BatchIn"]["properties"]["events"]["items"] = _ref(event_requests.BatchEventIn)
     return schemas
 
 

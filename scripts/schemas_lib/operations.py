@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from atlas.core import answers, health, replays, requests
+from atlas.core import answers, event_requests, health, replays, requests
 from atlas.core.answers import Page
 
 
@@ -60,7 +60,7 @@ _EVENTS: Final = {
     "POST /v1/events": Documented(
         id="sendEvent",
         does="Accepts an event: the answer comes once it is durable in the log.",
-        body=requests.EventIn,
+        body=event_requests.EventIn,
         status=202,
         answer=answers.AcceptedEvent,
         errors=("stream_not_found", "duplicate_event"),
@@ -70,7 +70,7 @@ _EVENTS: Final = {
     "POST /v1/events/batch": Documented(
         id="sendEvents",
         does="Accepts up to 1,000 events, each for itself: one bad event spoils no other.",
-        body=requests.BatchIn,
+        body=event_requests.BatchIn,
         status=202,
         answer=answers.Batch,
         parameters=("Idempotency-Key of a batch",),

@@ -18,7 +18,7 @@ from atlas.core.limits import (
     DEPTH_MAX,
     DRAIN_BYTES_MAX,
 )
-from atlas.core.strict_json import loads
+from atlas.core.strict_json import read
 from atlas.ports.log import TopicPartition
 from tests.api.atlas_process import EVENT, answered, create_stream, every_page, refused
 from tests.asgi_client import Chunks
@@ -159,7 +159,7 @@ def test_as_many_containers_as_are_allowed_and_one_more(acme: Client) -> None:
 def test_brackets_in_strings_are_no_containers() -> None:
     text = "[{" * CONTAINERS_MAX + '\\"[\\\\'
     body = orjson.dumps({"events": [text, {"[": text}]})
-    assert loads(body, envelope_depth=BATCH_ENVELOPE_DEPTH) == orjson.loads(body)
+    assert read(body, envelope_depth=BATCH_ENVELOPE_DEPTH).value == orjson.loads(body)
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])

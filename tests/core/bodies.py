@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 
 from atlas.core.errors import InvalidRequest
+from atlas.core.event_requests import BatchEventIn, BatchIn, CheckedEvent, EventIn, read_event, read_items
+from atlas.core.refusals import converted
 from atlas.core.requests import (
-    BatchEventIn,
-    EventIn,
     KeyCreate,
     RotateRequest,
     StreamCreate,
@@ -18,9 +19,9 @@ from atlas.core.requests import (
     WorkflowPatch,
     WorkspaceCreate,
     WorkspacePatch,
-    check_event,
     parse,
 )
+from atlas.core.strict_json import Text
 
 EVENT: dict[str, Any] = {
     "stream": "orders-prod",
@@ -55,15 +56,33 @@ VALID: dict[Body, dict[str, Any]] = {
 }
 
 
-def read(model: Body, value: Any, at: str = "") -> Any:
-    """As the gateway reads it: events are checked too."""
-    parsed = parse(model, value, at)
-    return check_event(parsed, at) if isinstance(parsed, EventIn) else parsed
+def read(model: Body, value: Any) -> Any:
+    """As the gateway reads it."""
+    if model is EventIn:
+        return read_event(value)
+    if model is BatchIn:
+        return converted(model, value)
+    if model is BatchEventIn:
+        return item(value)
+    return parse(model, value)
 
 
-def refusal(model: Body, value: Any, at: str = "") -> InvalidRequest:
+def item(value: Any) -> CheckedEvent:
+    """As an item of a batch: the same whether all of the batch is good or not."""
+    [alone], [beside, _] = [
+        read_items(Text(body, orjson.dumps(body))) for body in ({"events": [value]}, {"events": [value, {}]})
+    ]
+    if isinstance(alone, CheckedEvent):
+        assert alone == beside
+        return alone
+    assert isinstance(beside, InvalidRequest)
+    assert alone.details == beside.details
+    raise alone
+
+
+def refusal(model: Body, value: Any) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        read(model, value, at)
+        read(model, value)
     return caught.value
 
 

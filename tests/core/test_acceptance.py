@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from atlas.core.acceptance import Circumstances, Key, accept, derived_key, key_of, response_to, sent_key
 from atlas.core.entities import Stream
+from atlas.core.event_requests import EventIn
 from atlas.core.facts import EVENT_SCHEMA, SCHEMA_HEADER, EventRecord, parse_event_topic
 from atlas.core.reading import event_in
-from atlas.core.requests import EventIn
 from tests.core.bodies import EVENT, read
 
 SCOPE = ("ws_4F9KQ2C7Z1", "live")

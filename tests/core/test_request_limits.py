@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
+from atlas.core.event_requests import BatchEventIn, BatchIn
 from atlas.core.requests import (
-    BatchEventIn,
-    BatchIn,
     KeyCreate,
     RotateRequest,
     StreamCreate,
@@ -17,7 +16,6 @@ from atlas.core.requests import (
     WorkflowPatch,
     WorkspaceCreate,
     WorkspacePatch,
-    parse,
 )
 from tests.core.bodies import (
     VALID,
@@ -106,7 +104,7 @@ def test_limits(model: Body, path: str, good: Any, bad: Any) -> None:
 
 
 def test_a_batch_holds_1_to_1000_items_of_any_kind() -> None:
-    assert parse(BatchIn, {"events": [1] * 1000}).events == [1] * 1000
+    assert read(BatchIn, {"events": [1] * 1000}).events == [1] * 1000
     refused: list[Any] = [[], [1] * 1001, None, {}]
     for events in refused:
         assert refusal(BatchIn, {"events": events}).field == "events"

@@ -15,15 +15,15 @@ from atlas.core.strict_json import (
     PAYLOAD_HASH_BYTES,
     canonical,
     find_nul,
-    loads,
     payload_hash,
+    read,
 )
 from tests.core.json_readers import assert_everybody_reads
 
 
 def refusal(body: bytes, envelope_depth: int = 0) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        loads(body, envelope_depth=envelope_depth)
+        read(body, envelope_depth=envelope_depth)
     return caught.value
 
 
@@ -59,12 +59,12 @@ def test_repeated_keys(body: bytes, field: str) -> None:
     ],
 )
 def test_keys_that_only_look_repeated(body: bytes) -> None:
-    assert_everybody_reads(body, loads(body))
+    assert_everybody_reads(body, read(body).value)
 
 
 @pytest.mark.parametrize("number", [2**64 - 1, 2**63, -(2**63), 10**19 - 1, 0])
 def test_integers_at_the_limit(number: int) -> None:
-    assert loads(b'{"a":[%d]}' % number) == {"a": [number]}
+    assert read(b'{"a":[%d]}' % number).value == {"a": [number]}
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_long_digits_that_are_no_integer() -> None:
     body += b'-9223372036854775809":1e18446744073709551616}'
     assert refusal(body).field == "-9223372036854775809"
     body = body.replace(b"1e1844", b"0e1844")
-    assert loads(body)["a"] == "18446744073709551616"
+    assert read(body).value["a"] == "18446744073709551616"
 
 
 @pytest.mark.parametrize("number", [b"1e400", b"-1e400", b"1.7976931348623159e308", b"9" * 400 + b".0"])
@@ -142,22 +142,22 @@ def in_arrays(levels: int) -> bytes:
 
 
 def test_depth_at_the_limit_and_one_past_it() -> None:
-    assert loads(in_arrays(DEPTH_MAX))
+    assert read(in_arrays(DEPTH_MAX)).value
     wrong = refusal(in_arrays(DEPTH_MAX + 1))
     assert wrong.field == ".".join(["a"] + ["0"] * (DEPTH_MAX - 1))
-    assert loads(b'{"a":"' + b"[{" * 10_000 + b'"}')
+    assert read(b'{"a":"' + b"[{" * 10_000 + b'"}').value
 
 
 def test_depth_of_a_batch_counts_from_its_items() -> None:
     item, deeper = in_arrays(DEPTH_MAX), in_arrays(DEPTH_MAX + 1)
-    assert loads(b'{"events":[1,%s]}' % item, envelope_depth=BATCH_ENVELOPE_DEPTH)
+    assert read(b'{"events":[1,%s]}' % item, envelope_depth=BATCH_ENVELOPE_DEPTH).value
     wrong = refusal(b'{"events":[1,%s]}' % deeper, BATCH_ENVELOPE_DEPTH)
     assert wrong.field == ".".join(["events", "1", "a"] + ["0"] * (DEPTH_MAX - 1))
 
 
 def test_many_containers_are_not_depth() -> None:
     body = b'{"a":[' + b'{"b":[]},' * 1_000 + b"1]}"
-    assert_everybody_reads(body, loads(body))
+    assert_everybody_reads(body, read(body).value)
 
 
 MIB = 1024 * 1024
@@ -194,7 +194,7 @@ def test_hostile_bodies_are_refused(body: bytes) -> None:
 def test_large_good_bodies_are_read() -> None:
     rows = ",".join(f'{{"id":{10**18 + i},"s":"\\u0022{i:020d}","f":0.{i:025d}}}' for i in range(10_000))
     body = f'{{"events":[{rows}]}}'.encode()
-    assert loads(body, envelope_depth=BATCH_ENVELOPE_DEPTH) == json.loads(body)
+    assert read(body, envelope_depth=BATCH_ENVELOPE_DEPTH).value == json.loads(body)
 
 
 def test_the_place_is_not_looked_for_beyond_measure() -> None:
@@ -235,7 +235,7 @@ def test_equal_json_values_hash_equal(value: Any) -> None:
         return [reordered(each) for each in item] if isinstance(item, list) else item
 
     spaced = json.dumps({"v": reordered(value)}, indent=2).encode()
-    assert payload_hash(loads(spaced)) == payload_hash({"v": value})
+    assert payload_hash(read(spaced).value) == payload_hash({"v": value})
 
 
 @pytest.mark.parametrize(
@@ -243,13 +243,13 @@ def test_equal_json_values_hash_equal(value: Any) -> None:
     [("1", "1.0"), ("1", '"1"'), ("[1,2]", "[2,1]"), ("{}", "[]"), ("null", "{}"), ("0", "false")],
 )
 def test_different_json_values_hash_differently(one: str, other: str) -> None:
-    a, b = (payload_hash(loads(b'{"v":%s}' % text.encode())) for text in (one, other))
+    a, b = (payload_hash(read(b'{"v":%s}' % text.encode()).value) for text in (one, other))
     assert a != b
     assert len(a) == PAYLOAD_HASH_BYTES
 
 
 def test_canonical_is_compact_and_sorted() -> None:
-    assert canonical(loads(b'{"b": [1e0, 1], "a": "\\u00e9"}')) == '{"a":"é","b":[1.0,1]}'.encode()
+    assert canonical(read(b'{"b": [1e0, 1], "a": "\\u00e9"}').value) == '{"a":"é","b":[1.0,1]}'.encode()
 
 
 # --- NUL

@@ -23,7 +23,7 @@ from atlas.core.entities import ApiKey, Quota, SealedSecret, Stream, Workflow, W
 from atlas.core.facts import CONTROL_TOPIC, EventRecord, decode_event
 from atlas.core.ids import IdSource
 from atlas.core.limits import BATCH_ENVELOPE_DEPTH
-from atlas.core.strict_json import loads
+from atlas.core.strict_json import Text, read
 from atlas.gateway.call import Principal, Reply, Services
 from atlas.gateway.ingest import Ingest
 from atlas.ports.log import Record, TopicPartition
@@ -75,7 +75,10 @@ class FakeCall(Struct):
         return self.headers.get(name)
 
     async def json(self) -> dict[str, Any]:
-        return loads(self.body, envelope_depth=self.envelope_depth)
+        return (await self.json_text()).value
+
+    async def json_text(self) -> Text:
+        return read(self.body, envelope_depth=self.envelope_depth)
 
     async def json_or_empty(self) -> dict[str, Any]:
         return await self.json() if self.body else {}

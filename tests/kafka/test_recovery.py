@@ -26,8 +26,8 @@ from atlas.core.acceptance import Circumstances, Key, accept, derived_key, sent_
 from atlas.core.commands import CreateStream
 from atlas.core.entities import Scope, Stream
 from atlas.core.errors import LogUnavailable
+from atlas.core.event_requests import read_event
 from atlas.core.facts import EVENT_SCHEMA, FENCE_SCHEMA, SCHEMA_HEADER
-from atlas.core.requests import EventIn, check_event, parse
 from atlas.ports.acceptor import Candidate, Outcome, Verdict
 from atlas.ports.clock import Clock
 from atlas.ports.log import NewRecord, Record, TopicPartition
@@ -124,7 +124,7 @@ class Site:
             used = sent_key(self.scope, key, body)
         elif key is not None and of_batch is not None:
             used = derived_key(self.scope, key, of_batch, body)
-        event = check_event(parse(EventIn, body))
+        event = read_event(body)
         now = Circumstances(SystemClock().now_ms() - ago_ms, 0, SHARDS)
         made = accept(event, stream, used, lambda: uuid.uuid4().bytes[:10], now)
         record = NewRecord(made.value, made.record_key, ((SCHEMA_HEADER, EVENT_SCHEMA),))
