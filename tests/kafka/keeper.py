@@ -22,8 +22,6 @@ from tests.tidy_rules import ROOT
 _POLL_S: Final = 0.2
 #: Maven may have to bring the jars first.
 _AWAIT_MAX_S: Final = START_MAX_S + 120.0
-#: Nobody waits for them: they outlive this process.
-_keepers: Final[list[subprocess.Popen[bytes]]] = []
 
 
 def obtain(directory: Path) -> str:
@@ -47,7 +45,7 @@ def obtain(directory: Path) -> str:
                     stderr=log,
                     start_new_session=True,  # Ctrl-C is for the tests; the broker goes after them
                 )
-            _keepers.append(keeper)
+            keeper.returncode = 0  # nobody waits for it: it outlives this process
     deadline_s = time.monotonic() + _AWAIT_MAX_S
     while not address.exists():
         if refusal.exists():
