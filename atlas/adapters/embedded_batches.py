@@ -16,7 +16,8 @@ BATCH_RECORDS_MAX: Final = 1_000
 
 _Packed = tuple[bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(list[_Packed]).decode
+_split = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_unpack = msgspec.msgpack.Decoder(_Packed).decode
 
 
 class Topic:
@@ -120,11 +121,13 @@ def verdict_on(stored: tuple[bytes, bytes], payload_hash: bytes) -> Outcome:
     return Outcome(Verdict.REPLAYED, stored[1])
 
 
-def unpack(base_offset: int, timestamp_ms: int, body: bytes, skip: int) -> list[Record]:
-    """The records of a `batch` row, without the first `skip`."""
+def unpack(base_offset: int, timestamp_ms: int, body: bytes, offset: int, end: int) -> list[Record]:
+    """The records of a `batch` row from `offset` on and below `end`; not an object is made of the others."""
+    skip = max(0, offset - base_offset)
+    packed = _split(body)[skip : max(0, end - base_offset)]
     return [
-        Record(offset, timestamp_ms, value, key, headers)
-        for offset, (key, value, headers) in enumerate(_unpack(body)[skip:], base_offset + skip)
+        Record(at, timestamp_ms, value, key, headers)
+        for at, (key, value, headers) in enumerate(map(_unpack, packed), base_offset + skip)
     ]
 
 

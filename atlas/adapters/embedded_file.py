@@ -57,8 +57,8 @@ class LogFile:
 
         found: list[Record] = []
         for base_offset, _, timestamp_ms, body in await self._run(rows):
-            found += unpack(base_offset, timestamp_ms, body, max(0, offset - base_offset))
-        return found[:limit]
+            found += unpack(base_offset, timestamp_ms, body, offset, offset + limit)
+        return found
 
     async def offset_at(self, topic_id: int, partition: int, start: int, end: int, timestamp_ms: int) -> int:
         """Offset between `start` and `end` of the first record as young as that; else `end`.
