@@ -353,6 +353,10 @@ class Simulation:
             found[shard] = [(record.offset, decode_lifecycle(record.value or b"")) for record in records]
         return found
 
+    async def every_fact(self) -> list[LifecycleFact]:
+        """`facts`, one shard after the other."""
+        return [fact for shard in (await self.facts()).values() for _, fact in shard]
+
     async def claim(self, shard: int, claim: ShardClaimed) -> None:
         """Write a claim into a shard, as another owner would."""
         record = NewRecord(encode(claim), SHARD_KEY, ((SCHEMA_HEADER, LIFECYCLE_SCHEMA),))

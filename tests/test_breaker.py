@@ -44,7 +44,7 @@ async def test_a_dead_target_is_only_probed_and_everything_comes_when_it_is_back
         assert open_now.state == OPEN
         assert open_now.next_probe_at_ms is not None
         assert 0 < open_now.next_probe_at_ms - clock.now_ms() <= PROBE_AFTER_MAX_MS * 1.1
-        facts = [fact for shard in (await sim.facts()).values() for _, fact in shard]
+        facts = await sim.every_fact()
         parked = Counter(fact.event_id for fact in facts if isinstance(fact, DeliveryParked))
         assert set(parked.values()) == {1}, "a parked route is parked once, whatever the probes do"
         sim.sender.targets.clear()
@@ -141,7 +141,7 @@ async def test_a_target_that_refuses_is_there(clock: VirtualClock, tmp_path: Pat
         sim.process()
         ids = await sim.accept("orders", 100)
         await sim.until_status(ids, "failed", 60)
-        facts = [fact for shard in (await sim.facts()).values() for _, fact in shard]
+        facts = await sim.every_fact()
         assert not [fact for fact in facts if isinstance(fact, BreakerChanged)]
 
 

@@ -46,7 +46,7 @@ async def test_what_an_old_address_did_is_not_held_against_the_new_one(
         await sim.registry.propose(PatchTarget(**sim.scoped("wf_a"), url="http://wf_b"))
         late = await sim.accept("orders", 5)
         await sim.until_status([*ids, *late], "delivered", 10)
-        facts = [fact for shard in (await sim.facts()).values() for _, fact in shard]
+        facts = await sim.every_fact()
         assert not [fact for fact in facts if isinstance(fact, BreakerChanged)]
 
 
@@ -172,7 +172,7 @@ async def test_thousands_of_routes_wait_and_come_back_within_the_targets_limits(
             await ask(sim, event_id, "wf_a")
         await pass_time(300)
         assert len(sim.sent_to("wf_a")) - 50 <= FAILURES_MAX + 8 + 4 + 300_000 / PROBE_AFTER_MAX_MS
-        facts = [fact for shard in (await sim.facts()).values() for _, fact in shard]
+        facts = await sim.every_fact()
         parked = Counter(fact.event_id for fact in facts if isinstance(fact, DeliveryParked))
         assert len(parked) >= 2_900
         assert set(parked.values()) == {1}
@@ -247,7 +247,7 @@ async def test_an_owner_gone_at_any_moment_leaves_no_storm_and_loses_nothing(
         took_s = (clock.now_ms() - sim.sender.sent[0].at_ms) / 1000 + 60
         await pass_time(60)
         assert len(sim.sender.sent) <= FAILURES_MAX + 8 + 4 + 12 + took_s * 1000 / PROBE_AFTER_MAX_MS
-        facts = [fact for shard in (await sim.facts()).values() for _, fact in shard]
+        facts = await sim.every_fact()
         parked = Counter(fact.event_id for fact in facts if isinstance(fact, DeliveryParked))
         assert set(parked.values()) == {1}
         sim.sender.targets.clear()

@@ -169,7 +169,7 @@ async def test_the_rate_is_kept_and_cancelling_stops_it(clock: VirtualClock, tmp
         await delivered(sim, 100)
         replay = await start(sim, rate_per_second=10)
         await pass_time(4)
-        facts = [fact for shard in (await sim.facts()).values() for _, fact in shard]
+        facts = await sim.every_fact()
         requests = [fact for fact in facts if isinstance(fact, ReplayRequested)]
         assert 30 <= len(requests) <= 42
         cancel = CancelReplay(

@@ -90,7 +90,7 @@ async def test_a_target_that_hangs_delays_no_other(clock: VirtualClock, tmp_path
         ids += await sim.accept("orders", 100)
         await sim.until(lambda: len(quick(sim.sender.sent)) == len(ids))
         assert max(s.at_ms for s in quick(sim.sender.sent)) - accepted_ms < 50
-        facts = [fact for facts in (await sim.facts()).values() for _, fact in facts]
+        facts = await sim.every_fact()
         parked = [(f.event_id, f.target) for f in facts if isinstance(f, DeliveryParked)]
         assert parked, "past the lane's bound a route waits in the log"
         assert len(parked) == len(set(parked))

@@ -58,7 +58,7 @@ async def flood(sim: Simulation, scope: Scope, events: int) -> list[str]:
 
 
 async def parked(sim: Simulation) -> list[DeliveryParked]:
-    return [f for facts in (await sim.facts()).values() for _, f in facts if isinstance(f, DeliveryParked)]
+    return [fact for fact in await sim.every_fact() if isinstance(fact, DeliveryParked)]
 
 
 async def waits_ms(sim: Simulation, bursts: int) -> list[int]:

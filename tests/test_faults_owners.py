@@ -58,7 +58,7 @@ async def test_what_retention_takes_is_closed_and_not_attempted_any_more(
         under_way = len(sim.sender.sent)
         await pass_time(200)
         assert len(sim.sender.sent) == under_way < len(ids)
-        facts = [fact for facts in (await sim.facts()).values() for _, fact in facts]
+        facts = await sim.every_fact()
         closed = [fact.event_id for fact in facts if isinstance(fact, DeliveryClosed)]
         delivered = [fact.event_id for fact in facts if isinstance(fact, DeliveryAttempted)]
         assert sorted(closed + delivered) == sorted(ids), "each route ended once"
@@ -185,9 +185,7 @@ async def test_an_owner_that_fails_again_and_again_shows_and_heals(
         ids = await sim.accept("orders", 10)
         await pass_time(60)
         assert set((await process.deliverer.checks()).values()) == {"restarting: RuntimeError"}
-        claims = [
-            f for facts in (await sim.facts()).values() for _, f in facts if isinstance(f, ShardClaimed)
-        ]
+        claims = [fact for fact in await sim.every_fact() if isinstance(fact, ShardClaimed)]
         assert len(claims) < 60, "with back-off"
         sim.sender.targets.clear()
         sim.faults.store_broken = False

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from atlas.core.commands import DeleteTarget, DisableTarget, PatchTarget, ReactivateTarget
-from atlas.core.facts import LIFECYCLE_SCHEMA, LIFECYCLE_TOPIC, REPLAY_KEY, SCHEMA_HEADER, encode
+from atlas.core.facts import LIFECYCLE_TOPIC
 from atlas.core.projection import replay_request
-from atlas.ports.log import NewRecord, TopicPartition
+from atlas.ports.log import TopicPartition
 from atlas.ports.sender import DeliveryResult
+from atlas.runtime.replay_requests import replay_record
 from tests.sim_faults import FaultySimulation
 from tests.simulation import DOWN, OK, REFUSED, Sent, Simulation, answer_down, refuse
 from tests.test_takeover import check_rebuild
@@ -204,8 +205,7 @@ async def test_a_replay_joins_behind_what_is_open(clock: VirtualClock, tmp_path:
         source = TopicPartition(event.topic, event.partition)
         end = (await sim.log.end_offsets([source]))[source]
         fact = replay_request(event, ("wf_a",), clock.now_ms(), end)
-        record = NewRecord(encode(fact), REPLAY_KEY, ((SCHEMA_HEADER, LIFECYCLE_SCHEMA),))
-        await sim.log.append(LIFECYCLE_TOPIC, event.partition, [record])
+        await sim.log.append(LIFECYCLE_TOPIC, event.partition, [replay_record(fact)])
         await pass_time(1)
         later = await watched.accept("k", 2)
         sim.sender.targets[URL] = watched

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from atlas.core.facts import LIFECYCLE_SCHEMA, LIFECYCLE_TOPIC, REPLAY_KEY, SCHEMA_HEADER, encode
+from atlas.core.facts import LIFECYCLE_TOPIC
 from atlas.core.projection import replay_request
-from atlas.ports.log import NewRecord, TopicPartition
+from atlas.ports.log import TopicPartition
 from atlas.ports.sender import DeliveryResult
+from atlas.runtime.replay_requests import replay_record
 from tests.simulation import DOWN, OK, REFUSED, Sent, Simulation, answer_ok, refuse
 from tests.test_takeover import check_rebuild
 from tests.virtual_time import VirtualClock, pass_time, virtual_time
@@ -47,8 +48,7 @@ async def ask(sim: Simulation, event_id: str, end: int | None = None) -> None:
     event = await sim.event(event_id)
     end = await end_of(sim, event_id) if end is None else end
     fact = replay_request(event, ("wf_a",), sim.clock.now_ms(), end)
-    record = NewRecord(encode(fact), REPLAY_KEY, ((SCHEMA_HEADER, LIFECYCLE_SCHEMA),))
-    await sim.log.append(LIFECYCLE_TOPIC, event.partition, [record])
+    await sim.log.append(LIFECYCLE_TOPIC, event.partition, [replay_record(fact)])
 
 
 async def begin(

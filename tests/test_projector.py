@@ -226,7 +226,7 @@ async def test_retention_closes_what_is_open_and_both_sides_forget(
         sources = [TopicPartition(stream.topic, shard) for shard in range(sim.shards)]
         starts = await sim.log.start_offsets(sources)
         assert sum(starts.values()) == len(old)
-        facts = [fact for facts in (await sim.facts()).values() for _, fact in facts]
+        facts = await sim.every_fact()
         closed = {
             fact.event_id
             for fact in facts

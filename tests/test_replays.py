@@ -8,15 +8,11 @@ from pathlib import Path
 import pytest
 
 from atlas.core.facts import (
-    LIFECYCLE_SCHEMA,
     LIFECYCLE_TOPIC,
-    REPLAY_KEY,
-    SCHEMA_HEADER,
     ReplayRequested,
-    encode,
 )
-from atlas.ports.log import NewRecord
 from atlas.ports.sender import DeliveryResult
+from atlas.runtime.replay_requests import replay_record
 from tests.simulation import DOWN, OK, Sent, Simulation, answer_down, answer_ok
 from tests.test_takeover import check_rebuild
 from tests.virtual_time import VirtualClock, pass_time, run_virtual, virtual_time
@@ -36,8 +32,7 @@ async def ask(
         at_once=at_once,
         bulk=bulk,
     )
-    record = NewRecord(encode(fact), REPLAY_KEY, ((SCHEMA_HEADER, LIFECYCLE_SCHEMA),))
-    await sim.log.append(LIFECYCLE_TOPIC, state.partition, [record])
+    await sim.log.append(LIFECYCLE_TOPIC, state.partition, [replay_record(fact)])
 
 
 @virtual_time

@@ -256,10 +256,6 @@ UPCOMING: Final = _waiting(
     AND due_at_ms > :after_ms AND due_at_ms <= :until_ms AND status = 'retry_scheduled'
     ORDER BY due_at_ms"""
 )
-OPEN_ROUTES: Final = _waiting(
-    f"""INDEXED BY routes_open WHERE partition = :shard AND scope = {SCOPE} AND target = :target
-    AND {OPEN} ORDER BY event_id"""
-)
 OPEN_BELOW: Final = _waiting(
     f"""INDEXED BY routes_open WHERE partition = :shard AND {OPEN} AND offset < :before_offset
     AND topic = (SELECT n FROM topics WHERE topics.topic = :topic) ORDER BY offset, position"""  # noqa: S608  # constants of this module

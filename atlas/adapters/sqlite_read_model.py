@@ -235,10 +235,6 @@ class SqliteReadModel:
         sql = sqlite_queries.HEADS if heads else sqlite_queries.IN_LINE
         return await self._waiting(sql, limit, **_of_target(shard, scope, target))
 
-    async def open_routes(self, shard: int, scope: Scope, target: str, limit: int) -> Waiting:
-        """See the port."""
-        return await self._waiting(sqlite_queries.OPEN_ROUTES, limit, **_of_target(shard, scope, target))
-
     async def open_below(self, source: TopicPartition, before_offset: int, limit: int) -> Waiting:
         """See the port."""
         return await self._waiting(

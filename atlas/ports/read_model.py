@@ -107,7 +107,7 @@ class Progress(Struct, frozen=True):
 class WaitingRoute(Struct, frozen=True):
     """A route that an owner must take up again: a retry or a parked first attempt.
 
-    `due_at_ms` is 0 for a route that waits for nothing (`open_routes` and `open_below` only). `base` is the
+    `due_at_ms` is 0 for a route that waits for nothing (`open_below` only). `base` is the
     number of the last attempt before the last replay. `ordering_key` is set where order is kept, `in_line`
     where the route waits for nothing but those before it. Of a notice, `notice` is the delivery's id.
     """
@@ -322,9 +322,6 @@ class ReadModel(Protocol):
 
     async def in_line(self, shard: int, scope: Scope, target: str, limit: int, heads: bool) -> Waiting:
         """A target's routes that wait for those before them; with `heads` those that have none."""
-
-    async def open_routes(self, shard: int, scope: Scope, target: str, limit: int) -> Waiting:
-        """A target's routes that are not terminal, waiting or not, oldest event first."""
 
     async def open_below(self, source: TopicPartition, before_offset: int, limit: int) -> Waiting:
         """Routes that are not terminal, of events of this partition below the offset."""

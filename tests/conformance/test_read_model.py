@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from atlas.adapters.sqlite_read_model import POLL_S, SqliteReadModel, open_read_model
+from atlas.adapters.sqlite_read_model import POLL_S, open_read_model
 from atlas.core.errors import StaleWriter, StoreUnavailable
 from atlas.core.lifecycle import PROCESSING, RouteState
 from atlas.ports.log import TopicPartition
@@ -26,20 +25,12 @@ from tests.conformance.read_model_samples import (
     everything,
     lifecycle,
     opened,
-    opened_as,
     parked,
     retrying,
     source_of,
     with_routes,
 )
 from tests.virtual_time import VirtualClock, pass_time, settle, virtual_time
-
-
-@pytest.fixture(params=["memory", "file", "threads", "followed"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqliteReadModel]:
-    async with opened_as(request.param, tmp_path / "read_model.db") as store:
-        yield store
-
 
 # -- events and attempts
 
@@ -231,9 +222,7 @@ async def test_a_route_stops_waiting_when_it_changes(store: ReadModel) -> None:
     await store.apply(changes([first]))
     await store.apply(changes([with_routes(first, RouteState(TARGET, status=PROCESSING, attempt=2))], 1))
     assert ids(await store.waiting_for(0, SCOPE, TARGET, 99, 10)) == []
-    assert ids(await store.open_routes(0, SCOPE, TARGET, 10)) == [first.id]
     await store.apply(changes([with_routes(first, delivered())], 2))
-    assert ids(await store.open_routes(0, SCOPE, TARGET, 10)) == []
     assert (await store.waiting_for(0, SCOPE, TARGET, 99, 10)).lifecycle_position == 3
 
 
@@ -255,17 +244,6 @@ async def test_targets_waiting_are_named_once(store: ReadModel) -> None:
     assert await store.targets_waiting(0, 100) == here | others
     assert await store.targets_waiting(0, 2) == here - {(*SCOPE, "wf_0")}
     assert await store.targets_waiting(0, 0) == set()
-
-
-async def test_open_routes_come_oldest_event_first_waiting_or_not(store: ReadModel) -> None:
-    waiting, queued = event(2, retrying(NOW_MS)), event(1, RouteState(TARGET))
-    under_way = event(3, RouteState(TARGET, status=PROCESSING, attempt=1), stream="users")
-    over = [event(4, delivered()), event(5, RouteState(TARGET, status="failed", attempt=1))]
-    await store.apply(changes([waiting, queued, under_way, *over, event(6, RouteState("wf_other"))]))
-    found = await store.open_routes(0, SCOPE, TARGET, 100)
-    assert ids(found) == [queued.id, waiting.id, under_way.id]
-    assert [route.due_at_ms for route in found.routes] == [0, NOW_MS, 0]
-    assert ids(await store.open_routes(0, SCOPE, TARGET, 1)) == [queued.id]
 
 
 async def test_open_below_is_about_one_partition_of_one_topic(store: ReadModel) -> None:

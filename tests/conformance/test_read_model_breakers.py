@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 from msgspec.structs import replace
 
-from atlas.adapters.sqlite_read_model import SqliteReadModel
 from atlas.core.breaker import FRESH, HALF_OPEN, OPEN, Breaker
 from atlas.ports.read_model import Changes, ReadModel, Scope, ShardBreaker
 from tests.conformance.read_model_samples import (
@@ -18,7 +14,6 @@ from tests.conformance.read_model_samples import (
     TARGET,
     changes,
     event,
-    opened_as,
     parked,
     retrying,
 )
@@ -27,12 +22,6 @@ OPENED = Breaker(
     state=OPEN, trips=2, reason="no answer", opened_at_ms=NOW_MS, next_probe_at_ms=NOW_MS + 5, revision=7
 )
 PROBING = replace(OPENED, state=HALF_OPEN, next_probe_at_ms=None)
-
-
-@pytest.fixture(params=["memory", "file", "threads", "followed"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqliteReadModel]:
-    async with opened_as(request.param, tmp_path / "read_model.db") as store:
-        yield store
 
 
 def of_shard(

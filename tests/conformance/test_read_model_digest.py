@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -37,17 +35,10 @@ from tests.conformance.read_model_samples import (
     events,
     lifecycle,
     opened,
-    opened_as,
     retrying,
     source_of,
     with_routes,
 )
-
-
-@pytest.fixture(params=["memory", "file", "threads", "followed"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqliteReadModel]:
-    async with opened_as(request.param, tmp_path / "read_model.db") as store:
-        yield store
 
 
 @given(batch=events(), data=st.data())

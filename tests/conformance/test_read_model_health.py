@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from random import Random
 
 import pytest
 from msgspec.structs import replace
 
-from atlas.adapters.sqlite_read_model import SqliteReadModel
 from atlas.core.breaker import FRESH
 from atlas.core.health import ERRORS_MAX, LATENCIES_MAX, TargetHealth, health_view, percentile
 from atlas.core.lifecycle import FAILED, QUEUED, RouteState
@@ -25,7 +23,6 @@ from tests.conformance.read_model_samples import (
     changes,
     delivered,
     event,
-    opened_as,
     parked,
     retrying,
     source_of,
@@ -33,12 +30,6 @@ from tests.conformance.read_model_samples import (
 )
 
 TARGETS = ("wf_a", "wf_b")
-
-
-@pytest.fixture(params=["memory", "file", "threads", "followed"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqliteReadModel]:
-    async with opened_as(request.param, tmp_path / "read_model.db") as store:
-        yield store
 
 
 async def health(store: ReadModel, target: str = TARGET, scope: Scope = SCOPE) -> TargetHealth:

@@ -172,7 +172,6 @@ def is_small(step: str) -> bool:
     [
         (sqlite_queries.WAITING_FOR, "partition=? AND scope=? AND target=? AND due_at_ms>?", False),
         (sqlite_queries.UPCOMING, "partition=? AND due_at_ms>? AND due_at_ms<?", False),
-        (sqlite_queries.OPEN_ROUTES, "partition=? AND scope=? AND target=?", False),
         (sqlite_queries.OPEN_BELOW, "partition=?", True),  # all that is open in the shard
         (sqlite_queries._TARGETS_WAITING, "partition=? AND scope=? AND target>?", False),
         (sqlite_queries._OLDEST_NOT_KEPT, "(partition,scope,target,due_at_ms)>(?,?,?,?)", False),
