@@ -58,7 +58,11 @@ __all__ = [
 ]
 
 #: From glibc's malloc.h.
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
+#: What glibc begins with.
+_MALLOC_THRESHOLD_BYTES: Final = 128 * 1024
 #: Shards of an embedded log; fixed when it is made.
 EMBEDDED_SHARDS: Final = 4
 #: How long a thread may keep the interpreter from another. A commit of the log's writer thread beside a
@@ -154,7 +158,7 @@ def _prepared(world: World | None) -> World:
     world = world or World(clock=SystemClock(_step_refused))
     if world.threads:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        _share_arenas()
+        _give_memory_back()
     return world
 
 
@@ -183,10 +187,16 @@ def _step_refused(step_s: float) -> None:
     log_line.warning("clock step refused", step_s=step_s)
 
 
-def _share_arenas() -> None:
-    """Glibc gives each thread an arena of its own, and memory freed in one is no use to another.
+def _give_memory_back() -> None:
+    """Have glibc share what is freed, and return it.
 
-    Measured after 20,000 deliveries: 154 MiB with the default, 135 MiB with one arena.
+    It gives each thread an arena of its own, and memory freed in one is no use to another: 154 MiB after
+    20,000 deliveries, 135 MiB with one arena (measured). And it raises its thresholds with each large block
+    that is freed, up to 32 MiB, so that bodies and batches come to lie among what stays: 203 MB after 150,000
+    deliveries that were parked, 185 MB with thresholds that are fixed.
     """
     with contextlib.suppress(AttributeError, OSError):  # not glibc
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.mallopt(_M_MMAP_THRESHOLD, _MALLOC_THRESHOLD_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, _MALLOC_THRESHOLD_BYTES)

@@ -40,15 +40,28 @@ BATCH_COLUMNS: Final = ("topic_id", "partition", "base_offset", "records", "time
 
 
 def insert(
-    db: sqlite3.Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[object]]
+    db: sqlite3.Connection,
+    table: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    are_large: bool = False,
 ) -> None:
-    """Insert the rows, in order, in as few statements as the chunks allow."""
+    """Insert the rows, in order, in as few statements as the chunks allow.
+
+    SQLite keeps a copy of what was bound to a statement last for as long as that is prepared: megabytes for
+    every number of rows, where these are large. Then each statement is run a second time, with nothing.
+    """
     done = 0
     for size in CHUNKS:
         while len(rows) - done >= size:
             values = [value for row in rows[done : done + size] for value in row]
-            db.execute(_insert_sql(table, tuple(columns), size), values)
             done += size
+            if are_large:
+                sql = _insert_sql(table, tuple(columns), size, "SELECT * FROM (VALUES {}) WHERE ?")
+                db.execute(sql, [*values, True])
+                db.execute(sql, [*[None] * len(values), False])
+            else:
+                db.execute(_insert_sql(table, tuple(columns), size, "VALUES {}"), values)
 
 
 def chunks(keys: Sequence[bytes]) -> Iterator[list[bytes]]:
@@ -60,6 +73,6 @@ def chunks(keys: Sequence[bytes]) -> Iterator[list[bytes]]:
 
 
 @functools.lru_cache(maxsize=256)
-def _insert_sql(table: str, columns: tuple[str, ...], rows: int) -> str:
+def _insert_sql(table: str, columns: tuple[str, ...], rows: int, what: str) -> str:
     marks = ",".join(["(" + ",".join("?" * len(columns)) + ")"] * rows)
-    return f"INSERT INTO {table} ({','.join(columns)}) VALUES {marks}"  # noqa: S608  # our own names
+    return f"INSERT INTO {table} ({','.join(columns)}) {what.format(marks)}"  # our own names

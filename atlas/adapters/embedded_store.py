@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from atlas.adapters.embedded_batches import Accept, Append, Group, GroupWriting, Topic
 from atlas.adapters.embedded_keys import KeyBuckets
@@ -25,6 +25,8 @@ DELETE_BYTES_MAX: Final = 1024 * 1024
 DELETE_ROWS_MAX: Final = 256
 #: Room that `probe` asks for.
 PROBE_BYTES: Final = 64 * 1024
+#: Of the bodies that one group commits: past it SQLite is made to forget them.
+LARGE_BYTES: Final = 64 * 1024
 
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
 _PRAGMAS: Final = (
@@ -101,16 +103,20 @@ class EmbeddedStore:
             self._transaction(lambda: self._insert(rows, writing))
         elif rows:
             with self._translated():
-                insert(self._db, "batch", BATCH_COLUMNS, rows)  # one statement is one transaction
+                self._insert_batches(rows)  # one statement is one transaction
         for run in committed:
             run.topic.ends[run.partition] = run.next_offset
             self.last_timestamp_ms = run.timestamp_ms
         return Group(results, committed)
 
-    def _insert(self, rows: Sequence[Sequence[object]], writing: GroupWriting) -> None:
-        insert(self._db, "batch", BATCH_COLUMNS, rows)
+    def _insert(self, rows: Sequence[tuple[Any, ...]], writing: GroupWriting) -> None:
+        self._insert_batches(rows)
         if writing.new_keys:
             self._keys.add(writing.new_keys, writing.timestamp_ms)
+
+    def _insert_batches(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        are_large = sum(len(body) for *_, body in rows) > LARGE_BYTES
+        insert(self._db, "batch", BATCH_COLUMNS, rows, are_large)
 
     def find_key(self, dedup_key: bytes) -> tuple[bytes, bytes] | None:
         """Payload hash and frozen response of a dedup key, if it is taken."""

@@ -12,7 +12,7 @@ import pytest
 
 from atlas.adapters.embedded_batches import BATCH_BYTES_MAX, BATCH_RECORDS_MAX
 from atlas.adapters.embedded_log import EmbeddedLog
-from atlas.adapters.embedded_store import DELETE_BYTES_MAX, DELETE_ROWS_MAX, EmbeddedStore
+from atlas.adapters.embedded_store import DELETE_BYTES_MAX, DELETE_ROWS_MAX, LARGE_BYTES, EmbeddedStore
 from atlas.adapters.embedded_tail import Tail
 from atlas.adapters.embedded_writer import DEADLINE_S, OUTSTANDING_BYTES_MAX
 from atlas.adapters.system_clock import SystemClock
@@ -125,6 +125,25 @@ async def test_rows_are_bounded(tmp_path: Path) -> None:
     await log.append("t", 3, [NewRecord(bytes(BATCH_BYTES_MAX // 2 + 1))] * 2)
     found = rows(tmp_path, "SELECT partition, base_offset, records FROM batch ORDER BY 1, 2")
     assert found == [(0, 0, 1_000), (1, 0, 1_000), (1, 1_000, 1), (2, 0, 2), (3, 0, 1), (3, 1, 1)]
+    await log.close()
+
+
+async def test_sqlite_keeps_no_large_rows_in_its_statements(tmp_path: Path) -> None:
+    log = await opened(tmp_path, threads=False)
+    await log.append("t", 0, [NewRecord(bytes(LARGE_BYTES - 100))])
+    [(length,)] = rows(tmp_path, "SELECT length(body) FROM batch")
+    at_most = bytes(2 * LARGE_BYTES - 100 - length)
+    with traced(log) as trace:
+        await log.append("t", 1, [NewRecord(at_most)])
+        await log.append("t", 2, [NewRecord(at_most + b"\0")])
+    kept, *forgotten = trace.statements("INSERT INTO batch")
+    assert "WHERE" not in kept
+    assert [sql.partition(" WHERE ")[2] for sql in forgotten] == ["1", "0"]
+    assert len(forgotten[-1]) < 200
+    assert rows(tmp_path, "SELECT partition, length(body) FROM batch WHERE partition > 0") == [
+        (1, LARGE_BYTES),
+        (2, LARGE_BYTES + 1),
+    ]
     await log.close()
 
 
