@@ -47,7 +47,7 @@ class Key(NamedTuple):
     payload_hash: bytes
 
 
-class Acceptance(NamedTuple):
+class Acceptance(Struct, frozen=True, gc=False):
     """What is appended, and answered once it is durable.
 
     Attributes:
