@@ -219,7 +219,8 @@ async def run(site: Site, scenario: Scenario, plan: Plan, say: Callable[[str], N
         healed_s = await healed(site) if scenario.heals else 0.0
     await site.read()
     fresh = await site.look() if scenario.heals else {}
-    gone = deleted_events(site.records.values(), site.deleted)
+    history = site.history(healed_s)
+    gone = deleted_events(history.records, history.deleted)
     kept = {event_id: views for event_id, views in fresh.items() if event_id not in gone}
     await until_told(site.receiver, kept, HEALS_WITHIN_S)
     history = site.history(healed_s)
