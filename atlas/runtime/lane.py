@@ -48,7 +48,8 @@ class Lane:
         self.breaker = LaneBreaker(self, engine.clock, engine.uniform01)
         self._engine = engine
         self._next_start_s = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._due_s = 0.0
 
     @property
     def scope(self) -> Scope:
@@ -216,11 +217,13 @@ class Lane:
     def pump_in(self, delay_s: float) -> None:
         """Pump again after a while, at the latest."""
         loop = asyncio.get_running_loop()
+        due_s = loop.time() + delay_s
         if self._timer is not None:
-            if self._timer.when() <= loop.time() + delay_s:
+            if self._due_s <= due_s:
                 return
             self._timer.cancel()
-        self._timer = loop.call_later(delay_s, self._pump_again)
+        # Of a delay under its resolution uvloop makes a handle that cannot say when it is due.
+        self._timer, self._due_s = loop.call_later(delay_s, self._pump_again), due_s
 
     def _pump_again(self) -> None:
         self._timer = None
