@@ -124,7 +124,7 @@ class Folding:
                 return
             for endpoint in fact.notify:
                 place = (state.topic, state.partition, state.offset)
-                self._put(notice(outcome, state.key[:2], state.id, place, endpoint))
+                self._put(notice(outcome, state.key[:2], state.id, place, endpoint, fact.replay))
 
     def _notice(self, shard: int, offset: int, fact: DeliveryFact) -> None:
         key = notice_key(fact)

@@ -24,6 +24,7 @@ from tests.simulation import (
     answer_down,
     answer_ok,
 )
+from tests.test_replays import ask
 from tests.test_takeover import check_rebuild
 from tests.virtual_time import VirtualClock, pass_time, run_virtual, virtual_time
 
@@ -195,6 +196,38 @@ async def test_a_route_closed_without_an_attempt_is_told_as_failed(
         (body,) = told(sim)
         assert (body["type"], body["data"]["attempt"]) == ("event.failed", 0)
         assert body["data"]["error"]["message"] == "The workflow is disabled."
+
+
+@virtual_time
+async def test_a_replay_closed_before_an_attempt_is_an_outcome_of_its_own(
+    clock: VirtualClock, tmp_path: Path
+) -> None:
+    async with Simulation(clock, tmp_path) as sim:
+        await sim.endpoint("we_all", event_types=("event.failed",))
+        await sim.workflow("wf_a", retry_schedule_seconds=(), max_in_flight=1, timeout_ms=30_000)
+        await sim.stream("orders", ["wf_a"])
+        sim.sender.targets["http://wf_a"] = answer_down
+        sim.process()
+        (event_id,) = await sim.accept("orders")
+        await sim.until_status([event_id], "failed")
+
+        async def slowly(_: Sent) -> DeliveryResult:
+            await pass_time(20)
+            return OK
+
+        sim.sender.targets["http://wf_a"] = slowly
+        await sim.accept("orders")  # takes the one place there is
+        await pass_time(1)
+        await ask(sim, event_id, "wf_a")
+        await sim.until_status([event_id], "processing")
+        await sim.registry.propose(DisableTarget(**sim.scoped("wf_a"), reason="requested"))
+        await sim.until_status([event_id], "failed")
+        await sim.until(lambda: len(told(sim)) == 2, 60)
+        of_it = [body for body in told(sim) if body["data"]["event_id"] == event_id]
+        reasons = [body["data"]["error"]["message"] for body in of_it]
+        assert reasons == ["Target answered 503", "The workflow is disabled."]
+        assert len({body["id"] for body in of_it}) == 2
+        await check_rebuild(sim)
 
 
 @virtual_time

@@ -76,9 +76,11 @@ def delivery_id(event_id: str, target_id: str, replay_number: int) -> str:
     return "whd_" + ulid(int.from_bytes(digest[:6], "big"), digest[6:16])
 
 
-def notice_id(event_id: str, endpoint_id: str, outcome_type: str, workflow_id: str, attempt: int) -> str:
-    """`whd_` of one outcome told to one endpoint. A replay goes on with the numbers: its outcome is new."""
-    parts = (event_id, endpoint_id, outcome_type, workflow_id, str(attempt))
+def notice_id(
+    event_id: str, endpoint_id: str, outcome_type: str, workflow_id: str, attempt: int, replay_number: int
+) -> str:
+    """`whd_` of one outcome told to one endpoint. A replay's is new, even if it ended before an attempt."""
+    parts = (event_id, endpoint_id, outcome_type, workflow_id, str(attempt), str(replay_number))
     text = "".join(f"{len(part)}:{part}" for part in parts)
     digest = hashlib.sha256(text.encode()).digest()
     return "whd_" + ulid(int.from_bytes(digest[:6], "big"), digest[6:16])

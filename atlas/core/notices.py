@@ -107,16 +107,22 @@ def outcome_of(
 
 
 def notice(
-    outcome: Outcome, scope: tuple[str, str], event_id: str, place: tuple[str, int, int], endpoint: str
+    outcome: Outcome,
+    scope: tuple[str, str],
+    event_id: str,
+    place: tuple[str, int, int],
+    endpoint: str,
+    replay: int,
 ) -> NoticeState:
     """A notice that has just been caused: it waits for its first attempt.
 
     Args:
         place: topic, partition and offset of the event's record.
+        replay: of the route whose outcome it is.
     """
     topic, partition, offset = place
     return NoticeState(
-        id=notice_id(event_id, endpoint, outcome.type, outcome.workflow_id, outcome.attempt),
+        id=notice_id(event_id, endpoint, outcome.type, outcome.workflow_id, outcome.attempt, replay),
         workspace_id=scope[0],
         environment=scope[1],
         event_id=event_id,
