@@ -193,3 +193,47 @@ async def test_two_at_once_each_have_their_turn(clock: VirtualClock, tmp_path: P
         assert [view["status"] for view in views] == ["completed", "completed"]
         await sim.until_status(ids, "delivered")
         assert all(1 <= count <= 2 for count in sent(sim).values())
+
+
+@virtual_time
+async def test_a_batch_in_order_stays_in_order_at_any_rate(clock: VirtualClock, tmp_path: Path) -> None:
+    """Its events share a millisecond, and the ids of those with keys are in no order."""
+    async with Simulation(clock, tmp_path) as sim:
+        await sim.workflow("wf_a", ordered=True)
+        await sim.stream("orders", ["wf_a"])
+        sim.process()
+        await sim.registry.propose(DisableTarget(**sim.scoped("wf_a"), reason="requested"))
+        ids = await sim.accept("orders", 60, ordering_key="k", key="batch")
+        assert ids != sorted(ids)
+        await sim.until_status(ids, "failed")
+        await sim.registry.propose(ReactivateTarget(**sim.scoped("wf_a")))
+        replay = await start(sim, status="failed", rate_per_second=20)
+        await pass_time(1)
+        assert 0 < len(sim.sender.sent) <= 24, "the rate holds all the same"
+        await sim.processes[0].kill()
+        sim.process()
+        view = await until_done(sim, replay)
+        assert (view["matched"], view["replayed"], view["skipped"]) == (60, 60, 0)
+        await sim.until_status(ids, "delivered")
+        assert list(dict.fromkeys(each.event_id for each in sim.sender.sent)) == ids
+
+
+@pytest.mark.parametrize("criteria", [{"workflow_ids": ("wf_a",)}, {"workflow_ids": ("wf_a", "wf_b")}, {}])
+@virtual_time
+async def test_a_route_that_failed_is_meant_while_another_is_retried(
+    clock: VirtualClock, tmp_path: Path, criteria: dict[str, Any]
+) -> None:
+    async with Simulation(clock, tmp_path) as sim:
+        await sim.workflow("wf_a", retry_schedule_seconds=())
+        await sim.workflow("wf_b", retry_schedule_seconds=(600,))
+        await sim.stream("orders", ["wf_a", "wf_b"])
+        sim.sender.targets |= {"http://wf_a": refuse, "http://wf_b": refuse}
+        sim.process()
+        ids = await sim.accept("orders", 3)
+        await sim.until_status(ids, "retried")
+        sim.sender.targets.clear()
+        sim.sender.sent.clear()
+        view = await until_done(sim, await start(sim, status="failed", **criteria))
+        assert (view["matched"], view["replayed"]) == (3, 3)
+        await pass_time(1)
+        assert sent(sim) == {(each, "http://wf_a"): 1 for each in ids}

@@ -129,8 +129,7 @@ def accept_all(
     now: Circumstances,
 ) -> list[Acceptance]:
     """`accept` for each event of a request, with its routes, in less time."""
-    low_bits = [entropy() if key is None else key.dedup_key[:ENTROPY_BYTES] for _, _, key, _ in events]
-    ids = event_ids(now.received_ms, b"".join(low_bits))
+    ids = event_ids(now.received_ms, b"".join(_low_bits([key for _, _, key, _ in events], entropy)))
     received_at = format_ms(now.received_ms)
     records = [
         _record(identifier, received_at, *one, now.control_offset)
@@ -141,6 +140,12 @@ def accept_all(
         Acceptance(partition, record_key, encode(record), response_to(record))
         for partition, record_key, record in zip(partitions_for(keys, now.shards), keys, records, strict=True)
     ]
+
+
+def _low_bits(keys: Sequence[Key | None], entropy: Callable[[], bytes]) -> list[bytes]:
+    """A key's are a hash of it; the others rise, so that ids without a key are in the order sent."""
+    rising = iter(sorted([entropy() for key in keys if key is None]))
+    return [next(rising) if key is None else key.dedup_key[:ENTROPY_BYTES] for key in keys]
 
 
 def _record(

@@ -82,6 +82,11 @@ def chosen(replay: BulkReplay, event: EventState) -> Iterator[RouteState]:
             yield route
 
 
+def of_event(replay: BulkReplay) -> str | None:
+    """The status that the event itself must have: whether something was delivered is asked of its routes."""
+    return None if replay.status in TERMINAL else replay.status
+
+
 def had_its_turn(replay: BulkReplay, event: EventState) -> bool:
     """Whether a route of the event has been begun anew by it already."""
     return any(route.bulk == replay.id for route in event.routes)

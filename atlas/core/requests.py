@@ -121,7 +121,8 @@ class ReplayRequest(Body, frozen=True, kw_only=True):
 class BulkReplayCreate(Body, frozen=True, kw_only=True):
     """Body of `POST /v1/replays`: which events, all of them where nothing is said.
 
-    With `status` `delivered` or `failed` only routes that ended so; `received_after` is inclusive.
+    With `status` `delivered` or `failed` the routes that ended so, whatever the event's others do;
+    `received_after` is inclusive.
     """
 
     stream: limits.StreamName | None = None

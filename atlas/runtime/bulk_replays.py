@@ -2,7 +2,8 @@
 
 Before each step its progress is written down, with how far the step goes: a new owner looks at that step's
 events again, whatever has become of them, and finds in each whether it had its turn. A request that is
-written twice is void in the fold, and so is one of an owner that has lost the shard.
+written twice is void in the fold, and so is one of an owner that has lost the shard. Where order is kept, a
+step takes in the whole of its last millisecond, and asks in the order of the log.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from atlas.core.commands import Command, StartReplay
 from atlas.core.control import Decision
 from atlas.core.entities import ENABLED, BulkReplay, Scope
 from atlas.core.facts import LIFECYCLE_TOPIC, ReplayProgressed
+from atlas.core.ids import id_time_ms
 from atlas.core.lifecycle import TERMINAL
-from atlas.core.projection import EventState, replay_request
-from atlas.core.replays import BulkProgress, chosen, had_its_turn, is_past
+from atlas.core.projection import EventState, keeps_order, replay_request
+from atlas.core.replays import BulkProgress, chosen, had_its_turn, is_past, of_event
 from atlas.core.views import visible_from_ms
 from atlas.ports.log import NewRecord
 from atlas.ports.read_model import EventQuery
@@ -101,25 +103,40 @@ class BulkReplays:
         elif progress.through is not None:
             progress = await self._again(replay, progress)
         while not self._is_cancelled(replay):
-            step_s = self._clock.monotonic_s()
+            started_s = self._clock.monotonic_s()
             events = await self._page(replay, progress.after, self._step_events(replay))
             if not events:
                 await self._tell(replace(progress, skipped=progress.matched - progress.replayed), done=True)
                 return
+            if any(map(keeps_order, events)):
+                events += await self._rest_of_moment(replay, events[-1].id)
             progress = replace(progress, through=events[-1].id)
             await self._tell(progress)
-            replayed = await self._request(replay, events)
+            progress = await self._step(replay, progress, _in_log_order(events), started_s)
+        await self._tell(progress)
+
+    async def _step(
+        self, replay: BulkReplay, progress: BulkProgress, events: Sequence[EventState], started_s: float
+    ) -> BulkProgress:
+        """Ask for these, at the replay's rate, until it is cancelled."""
+        size = self._step_events(replay)
+        for start in range(0, len(events), size):
+            if self._is_cancelled(replay):
+                return progress
+            share = events[start : start + size]
+            if start:
+                share = await self._loaded(share)  # a while has passed
+            replayed = await self._request(replay, share)
             progress = replace(
                 progress,
-                after=progress.through,
                 replayed=progress.replayed + replayed,
-                skipped=progress.skipped + len(events) - replayed,
+                skipped=progress.skipped + len(share) - replayed,
                 # What came late, by the clocks of gateways.
-                matched=max(progress.matched, progress.replayed + progress.skipped + len(events)),
+                matched=max(progress.matched, progress.replayed + progress.skipped + len(share)),
             )
-            took_s = self._clock.monotonic_s() - step_s
-            await asyncio.sleep(max(0.0, len(events) / replay.rate_per_second - took_s))
-        await self._tell(progress)
+            due_s = started_s + (start + len(share)) / replay.rate_per_second
+            await asyncio.sleep(max(0.0, due_s - self._clock.monotonic_s()))
+        return replace(progress, after=progress.through)
 
     def _is_cancelled(self, replay: BulkReplay) -> bool:
         now = self._registry.state.replays.get(replay.scope, {}).get(replay.id)
@@ -133,25 +150,29 @@ class BulkReplays:
         """The step in which the owner before was lost."""
         after, through = progress.after, progress.through
         assert through is not None
+        events: list[EventState] = []
         while True:
-            anyhow = replace(self._query(replay, after, STEP_EVENTS_MAX), status=None, workflow_id=None)
-            listed = [event for event in await self._list(anyhow) if event.id <= through]
-            events = [each for each in await self._loaded(listed) if self._means(replay, each)]
-            replayed = await self._request(replay, events)
-            progress = replace(
-                progress,
-                replayed=progress.replayed + replayed,
-                skipped=progress.skipped + len(events) - replayed,
+            anyhow = replace(
+                self._query(replay, after, STEP_EVENTS_MAX), status=None, workflow_id=None, route_status=None
             )
+            listed = [event for event in await self._list(anyhow) if event.id <= through]
+            events += [each for each in await self._loaded(listed) if self._means(replay, each)]
             if len(listed) < STEP_EVENTS_MAX:
-                return replace(progress, after=through)
+                break
             after = listed[-1].id
+        replayed = await self._request(replay, _in_log_order(events))
+        return replace(
+            progress,
+            after=through,
+            replayed=progress.replayed + replayed,
+            skipped=progress.skipped + len(events) - replayed,
+        )
 
     @staticmethod
     def _means(replay: BulkReplay, event: EventState) -> bool:
         if had_its_turn(replay, event):
             return True
-        return replay.status in (None, event.status) and any(chosen(replay, event))
+        return of_event(replay) in (None, event.status) and any(chosen(replay, event))
 
     async def _request(self, replay: BulkReplay, events: Sequence[EventState]) -> int:
         """Ask for what may be begun anew; how many events that is, those that had their turn included."""
@@ -201,6 +222,18 @@ class BulkReplays:
                 return found
             after = listed[-1].id
 
+    async def _rest_of_moment(self, replay: BulkReplay, after: str) -> list[EventState]:
+        """What it means of the same millisecond's events: below that, ids do not tell which came first."""
+        rest: list[EventState] = []
+        before_ms = id_time_ms(after) + 1
+        while True:
+            query = self._query(replay, after, COUNT_EVENTS)
+            listed = await self._list(replace(query, received_before_ms=before_ms))
+            rest += [event for event in await self._loaded(listed) if any(chosen(replay, event))]
+            if len(listed) < COUNT_EVENTS:
+                return rest
+            after = listed[-1].id
+
     async def _list(self, query: EventQuery) -> list[EventState]:
         return await patiently(lambda: self._read_model.list(query))
 
@@ -221,9 +254,9 @@ class BulkReplays:
             limit=limit,
             after_id=after,
             type=replay.type,
-            status=replay.status,
+            status=of_event(replay),
             workflow_id=only,
-            route_status=replay.status if only and replay.status in TERMINAL else None,
+            route_status=replay.status if replay.status in TERMINAL else None,
             received_from_ms=replay.received_from_ms,
             received_before_ms=before_ms,
         )
@@ -252,6 +285,10 @@ class BulkReplays:
                 at_ms=self._clock.now_ms(),
             )
         )
+
+
+def _in_log_order(events: Sequence[EventState]) -> list[EventState]:
+    return sorted(events, key=lambda event: (event.topic, event.partition, event.offset))
 
 
 def _only_route(replay: BulkReplay) -> str | None:

@@ -9,7 +9,17 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlas.core.acceptance import Circumstances, Key, accept, derived_key, key_of, response_to, sent_key
+from atlas.core.acceptance import (
+    Circumstances,
+    Key,
+    Routing,
+    accept,
+    accept_all,
+    derived_key,
+    key_of,
+    response_to,
+    sent_key,
+)
 from atlas.core.entities import Stream
 from atlas.core.event_requests import EventIn
 from atlas.core.facts import EVENT_SCHEMA, SCHEMA_HEADER, EventRecord, parse_event_topic
@@ -76,3 +86,17 @@ def test_a_key_that_the_record_was_not_accepted_with_is_none(
     assert key_of(msgspec.structs.replace(record, workspace_id="ws_other")) is None
     forged = key_of(msgspec.structs.replace(record, payload_hash=other))
     assert forged is None or forged.payload_hash == bytes.fromhex(other)
+
+
+def test_ids_without_a_key_rise_in_the_order_sent() -> None:
+    key = sent_key(SCOPE, "k", {})
+    event = read(EventIn, EVENT)
+    keys = [None, key, None, None, None]
+    draws = iter([b"9" * 10, b"1" * 10, b"5" * 10, b"3" * 10])
+    made = accept_all(
+        [(event, STREAM, each, Routing(())) for each in keys], draws.__next__, Circumstances(5, 7, 4)
+    )
+    ids = [orjson.loads(one.response)["id"] for one in made]
+    alone = accept(event, STREAM, key, bytes, Circumstances(5, 7, 4))
+    assert orjson.loads(alone.response)["id"] == ids.pop(1), "a key's says which it is"
+    assert ids == sorted(set(ids))
