@@ -178,6 +178,7 @@ _LOAD_NOTICES: Final = f"""SELECT json_group_array({_NOTICE})
 CREATED: Final = "json_extract(outcome_json, '$.created_at_ms')"
 _AFTER: Final = f"""(SELECT {CREATED}, notice FROM routes INDEXED BY notices_by_endpoint
     WHERE scope = {SCOPE} AND target = :endpoint AND notice = :after AND {A_NOTICE})"""  # noqa: S608  # constants of this module
+_AFTER_IS_KNOWN: Final = f"SELECT EXISTS {_AFTER}"
 # As many notices as could fill the page, then their attempts: the caller cuts off what is too much.
 _DELIVERIES: Final = f"""SELECT json_group_array(json_object('attempt', json({_ATTEMPT}),
         'outcome', json(d.outcome_json))) FROM
@@ -197,8 +198,8 @@ def load_notices(connection: sqlite3.Connection, keys: Sequence[NoticeKey]) -> d
 
 def deliveries(
     connection: sqlite3.Connection, scope: tuple[str, str], endpoint: str, after: str | None, limit: int
-) -> list[NoticeAttempt]:
-    """Attempts of the endpoint's next `limit` notices, in order."""
+) -> list[NoticeAttempt] | None:
+    """Attempts of the endpoint's next `limit` notices, in order; None when there is no such `after`."""
     parameters = {
         "workspace_id": scope[0],
         "environment": scope[1],
@@ -206,7 +207,10 @@ def deliveries(
         "after": after,
         "limit": limit,
     }
-    return _decode_deliveries(_ask(connection, _DELIVERIES, parameters))
+    found = _decode_deliveries(_ask(connection, _DELIVERIES, parameters))
+    if not found and after is not None and not _ask(connection, _AFTER_IS_KNOWN, parameters):
+        return None
+    return found
 
 
 # -- routes that wait or are open

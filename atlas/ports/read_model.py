@@ -263,12 +263,15 @@ class ReadModel(Protocol):
 
     async def deliveries(
         self, scope: Scope, endpoint: str, after: str | None, limit: int
-    ) -> builtins.list[NoticeAttempt]:
+    ) -> builtins.list[NoticeAttempt] | None:
         """Attempts to tell an endpoint, oldest notice first, those of one notice together and in order.
 
         Args:
-            after: only notices after this one; unknown: none.
+            after: only notices after this one.
             limit: notices, of those attempted at least once.
+
+        Returns:
+            None: `after` is no notice to this endpoint, or not any more.
         """
 
     async def target_health(

@@ -45,8 +45,8 @@ from atlas.runtime.work import Work
 STARTED_AFTER_S: Final = 0.1
 
 CLOSED_MESSAGES: Final = {
-    TARGET_DISABLED: "The workflow is disabled.",
-    TARGET_DELETED: "The workflow was deleted.",
+    TARGET_DISABLED: "The {} is disabled.",
+    TARGET_DELETED: "The {} was deleted.",
     PAYLOAD_EXPIRED: "The log dropped the payload before it could be delivered.",
 }
 
@@ -76,9 +76,8 @@ class Attempter:
 
     def closed(self, work: Work, code: str) -> DeliveryClosed:
         """The fact that ends a route without an attempt."""
-        return DeliveryClosed(
-            **_named(work), error=FactError(code, CLOSED_MESSAGES[code]), at_ms=self._clock.now_ms()
-        )
+        message = CLOSED_MESSAGES[code].format("workflow" if work.notice is None else "webhook endpoint")
+        return DeliveryClosed(**_named(work), error=FactError(code, message), at_ms=self._clock.now_ms())
 
     async def attempt(
         self, work: Work, to: Target, latest: Callable[[], Target | None]

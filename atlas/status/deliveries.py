@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Final
 
-from atlas.core.errors import ApiError
+from atlas.core.errors import ApiError, InvalidRequest
 from atlas.core.views import delivery_view
 from atlas.gateway.call import Call, Reply, Services, json_reply
 from atlas.gateway.parameters import page_cursor, page_limit, parameters
@@ -35,6 +35,8 @@ class Deliveries:
         if endpoint is None:
             raise ApiError("endpoint_not_found", "No such webhook endpoint exists here.")
         made = await self._read_model.deliveries(scope, endpoint.id, cursor, limit + 1)
+        if made is None:
+            raise InvalidRequest("cursor", "is no delivery to this endpoint, or not any more")
         page, has_more = _page(made, limit)
         data = [delivery_view(each.attempt.notice or "", each.attempt, each.outcome) for each in page]
         next_cursor = data[-1]["delivery_id"] if has_more else None

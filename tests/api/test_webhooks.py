@@ -241,8 +241,11 @@ def test_deliveries_are_listed_with_every_attempt_page_by_page(acme: Client, rec
         assert page["next_cursor"] == page["data"][-1]["delivery_id"]
         cursor = f"&cursor={page['next_cursor']}"
     assert walked == items
-    for bad in ("limit=0", "cursor=evt_1", "color=red"):
+    nobodys = f"whd_{'0' * 26}"
+    for bad in ("limit=0", "cursor=evt_1", f"cursor={nobodys}", "color=red"):
         refused(acme.get(f"{path}?{bad}"), 400, "invalid_request")
+    last = answered(acme.get(f"{path}?cursor={items[-1]['delivery_id']}"), 200)
+    assert (last["data"], last["has_more"]) == ([], False)
 
 
 def test_both_secrets_sign_during_a_rotation(acme: Client, receiver: Receiver) -> None:
