@@ -33,9 +33,9 @@ class DeliveryResult(Struct, frozen=True, gc=False, kw_only=True):
     `http_status` is set whenever a status line was read, also on a failure. `error_message` is for
     people and holds no address, secret or header. `response_body` is the first 4 KiB of the answer,
     bytes that are not UTF-8 replaced; None without an answer. `retry_after_s` is what a 429 or 503 asked
-    for, from now. `address` is the one dialled, or the one refused. `connect_ms` (name look-up and TCP) and `tls_ms`
-    are None on a connection used before; `first_byte_ms` runs from the start to the end of the
-    answer's header.
+    for, from now. `address` is the one dialled, or the one refused. `connect_ms` (name look-up and TCP)
+    and `tls_ms` are None on a connection used before; `first_byte_ms` runs from the start to the end of
+    the answer's header.
     """
 
     http_status: int | None = None
