@@ -28,8 +28,25 @@ KAFKA_PASSWORD_VARIABLE: Final = "ATLAS_KAFKA_PASSWORD"  # noqa: S105  # its nam
 PROJECTOR_OPS_PORT: Final = 8081
 DELIVERER_OPS_PORT: Final = 8082
 
+_PORT_MAX: Final = 65_535
+
+
+class _Brokers(click.ParamType):  # type: ignore[type-arg]  # not generic in every click
+    """HOST:PORT, or several with commas."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text itself, which the Kafka client takes."""
+        for address in value.split(","):
+            host, _, port = address.strip().rpartition(":")
+            if not host or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= _PORT_MAX):
+                self.fail(f"{address!r} is not HOST:PORT", param, ctx)
+        return value
+
+
 _FILE: Final = click.Path(exists=True, dir_okay=False, readable=True)
-_PORT: Final = click.IntRange(0, 65_535)
+_PORT: Final = click.IntRange(0, _PORT_MAX)
 
 
 class Setting(Struct, frozen=True, kw_only=True):
@@ -113,6 +130,7 @@ def _ops_port(command: str) -> int:
 SETTINGS: Final = (
     Setting(
         name="kafka",
+        kind=_Brokers(),
         required=True,
         used_by=_KAFKA,
         help="Brokers to begin with: HOST:PORT, or several with commas.",

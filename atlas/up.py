@@ -55,6 +55,11 @@ async def _main(options: UpOptions, stop: asyncio.Event) -> None:
     log_lines = configure_logging(Metrics())
     try:
         await lifetime.unless_stopped(stop, _run(options))
+    except BaseExceptionGroup as several:
+        known = several.subgroup(AtlasError)
+        if known is None:
+            raise
+        raise known.exceptions[0] from None  # a child has said why, or we do
     finally:
         log_lines.close()
 

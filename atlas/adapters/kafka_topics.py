@@ -73,7 +73,7 @@ class Topics:
     """Creates and alters topics. Errors are aiokafka's, or `LogError` for what will not pass."""
 
     def __init__(self, cluster: Cluster, settings: KafkaSettings) -> None:
-        self._cluster = cluster
+        self._cluster, self._settings = cluster, settings
         self.replication, self.min_insync, self.notice = durability(settings, len(cluster.nodes()))
 
     async def create(self, topic: str, partitions: int, retention_ms: int | None) -> None:
@@ -87,7 +87,9 @@ class Topics:
             code = await self._create(topic, partitions, settings)
             if code == _TOPIC_EXISTS:
                 await self._check_partitions(topic, partitions)
-                await self._alter(topic, settings)
+                # By the copies that it has, not by the brokers that happen to run.
+                _, min_insync, _ = durability(self._settings, await self._copies(topic))
+                await self._alter(topic, topic_settings(retention_ms, min_insync))
                 return
             if code == 0:
                 await self._await_everywhere(topic, partitions)
@@ -143,6 +145,13 @@ class Topics:
                 f"the topic {topic} has {found} partitions where {partitions} are asked for: the number of "
                 "shards is fixed when Atlas is installed"
             )
+
+    async def _copies(self, topic: str) -> int:
+        while True:
+            rows = (await self._cluster.describe([topic])).get(topic, ())
+            if rows:
+                return min(len(replicas) for _, _, _, replicas, *_ in rows)
+            await asyncio.sleep(BACKOFF_S)
 
     async def _await_everywhere(self, topic: str, partitions: int) -> None:
         for node in self._cluster.nodes():

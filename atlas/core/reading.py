@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -19,9 +20,13 @@ from atlas.core.facts import (
     decode_lifecycle,
 )
 from atlas.core.ids import id_time_ms, is_id
+from atlas.core.limits import DEFAULT_ROUTES_MAX, EVENT_TYPE_CHARS_MAX
 from atlas.core.timestamps import format_ms
 
 Headers = Sequence[tuple[str, bytes]]
+
+#: What reading foreign bytes may raise; msgspec recurses, so thousands of brackets are the third.
+_UNREADABLE: Final = (msgspec.DecodeError, ValueError, RecursionError)
 
 
 class Poison(AtlasError):
@@ -53,8 +58,11 @@ def event_in(value: bytes | None, headers: Headers, topic: TopicName) -> EventRe
     if value is not None and schema == FENCE_SCHEMA:
         return None
     try:
-        event: EventRecord = decode_event(_checked(value, schema, EVENT_SCHEMA))
-    except (msgspec.DecodeError, ValueError) as error:
+        text = _checked(value, schema, EVENT_SCHEMA)
+        event: EventRecord = decode_event(text)
+        if not text.isascii():
+            text.decode()  # nobody has looked into `data` yet
+    except _UNREADABLE as error:
         raise Poison(f"not an event: {type(error).__name__}") from error
     if (event.environment, event.workspace_id, event.stream) != (
         topic.environment,
@@ -66,6 +74,10 @@ def event_in(value: bytes | None, headers: Headers, topic: TopicName) -> EventRe
         raise Poison("malformed event id")
     if event.received_at != _time_in(event.id):
         raise Poison("received_at is not the time in the id")
+    if len(event.routes) > DEFAULT_ROUTES_MAX or len(set(event.routes)) < len(event.routes):
+        raise Poison("more routes than there can be, or one twice")
+    if len(event.type) > EVENT_TYPE_CHARS_MAX:
+        raise Poison("a type longer than there can be")
     return event
 
 
@@ -84,6 +96,6 @@ def fact_in(value: bytes | None, headers: Headers) -> LifecycleFact:
     """
     try:
         fact: LifecycleFact = decode_lifecycle(_checked(value, _schema_in(headers), LIFECYCLE_SCHEMA))
-    except (msgspec.DecodeError, ValueError) as error:
+    except _UNREADABLE as error:
         raise Poison(f"not a lifecycle fact: {type(error).__name__}") from error
     return fact

@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 
 from atlas.core.entities import Stream
+from atlas.core.errors import LogError, LogUnavailable
 from atlas.ports.log import Log, TopicPartition
 from atlas.runtime.registry import Registry
 
@@ -48,7 +49,7 @@ class TopicReconciler:
             LogUnavailable: a topic could not be made; start again later.
         """
         for stream in self._streams():
-            await provide_topic(self._log, stream)
+            await self._provide(stream)
         while True:
             await asyncio.sleep(RECONCILE_EVERY_S)
             await self.reconcile()
@@ -59,8 +60,19 @@ class TopicReconciler:
         there = await self._log.end_offsets(first)
         for source in first.keys() - there.keys():
             stream = first[source]
+            if await self._provide(stream):
+                log_line.warning("topic made after a crash", topic=stream.topic)
+
+    async def _provide(self, stream: Stream) -> bool:
+        """False: what is wrong with this topic stays so; it is no reason to leave the others alone."""
+        try:
             await provide_topic(self._log, stream)
-            log_line.warning("topic made after a crash", topic=stream.topic)
+        except LogUnavailable:
+            raise
+        except LogError as error:
+            log_line.error("topic cannot be provided", topic=stream.topic, error=str(error))
+            return False
+        return True
 
     def _streams(self) -> list[Stream]:
         return [s for by_name in self._registry.state.streams.values() for s in by_name.values()]

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from msgspec.structs import replace
 
 from atlas.adapters.kafka_log import KafkaLog
 from atlas.adapters.kafka_settings import KafkaSettings
@@ -17,6 +19,7 @@ from scripts.kafka_lib.broker import free_port
 from tests.compose.cluster import cluster
 from tests.compose.files import services
 from tests.conformance.log_deployments import read_all, records, values
+from tests.kafka.faults.raw_topics import admin
 from tests.kafka_broker import own_broker, shared_broker
 from tests.processes import START_MAX_S, eventually
 
@@ -30,7 +33,9 @@ async def test_three_brokers_hold_every_record_three_times_and_one_may_leave(tmp
     own_broker(tmp_path)  # or skip
     with cluster(tmp_path) as nodes:
         bootstrap = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
-        log = await KafkaLog.open(KafkaSettings(bootstrap=bootstrap, shards=PARTITIONS), SystemClock())
+        settings = KafkaSettings(bootstrap=bootstrap, shards=PARTITIONS)
+        await started_again(replace(settings, min_insync=3), "strict")
+        log = await KafkaLog.open(settings, SystemClock())
         try:
             assert log.notice == ""
             await log.create_topic("orders", PARTITIONS, None)
@@ -43,8 +48,27 @@ async def test_three_brokers_hold_every_record_three_times_and_one_may_leave(tmp
                 await append(log, partition)
                 found = values(await read_all(log, TopicPartition("orders", partition)))
                 assert set(found) == {b"before", b"after"}
+            # Whoever starts while a broker is away leaves a topic what it was made with.
+            await started_again(replace(settings, min_insync=3), "strict")
+            assert await setting_of(bootstrap, "strict", "min.insync.replicas") == "3"
         finally:
             await log.close()
+
+
+async def started_again(settings: KafkaSettings, topic: str) -> None:
+    log = await KafkaLog.open(settings, SystemClock())
+    try:
+        await log.create_topic(topic, PARTITIONS, None)
+    finally:
+        await log.close()
+
+
+async def setting_of(bootstrap: str, topic: str, name: str) -> str:
+    async with admin(bootstrap) as client:
+        [response] = await client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+    [(*_, rows)] = response.resources
+    found: dict[str, str] = {row[0]: row[1] for row in rows}
+    return found[name]
 
 
 async def append(log: KafkaLog, partition: int) -> None:

@@ -111,3 +111,5 @@ def test_a_gateway_that_cannot_start_ends_it_with_one_line(bootstrap: str, tmp_p
     assert made.returncode == 1
     lines = [line for line in made.stderr.splitlines() if line.startswith("atlas: ")]
     assert any("settings say 5 shards" in line for line in lines), made.stderr
+    assert "Traceback" not in made.stderr
+    assert made.stderr.splitlines()[-1] == "atlas: the gateway did not start (exit code 1)"
