@@ -32,6 +32,7 @@ from atlas.runtime.owner_services import OwnerServices
 from atlas.runtime.producer_log import ProducerLog
 from atlas.runtime.readiness import Readiness
 from atlas.runtime.registry import Registry
+from atlas.runtime.sealed import check_master_key
 from atlas.runtime.supervisor import Supervisor
 from atlas.runtime.telemetry import Metrics
 from atlas.runtime.topics import TopicReconciler
@@ -153,9 +154,12 @@ class Atlas:
 
         Raises:
             Unavailable: the control log cannot be folded.
+            AtlasError: the master key is another installation's.
         """
         self.supervisor.start("control fold", self.registry.run)
         await self._fold_control(patient)
+        if self._secret_box is not None:
+            check_master_key(self.registry.state, self._secret_box)
         if self._open_acceptor is None:
             self.app = self._operations()
         else:

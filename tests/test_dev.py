@@ -303,6 +303,22 @@ def test_it_may_be_ended_while_it_starts(tmp_path: Path, number: int) -> None:
         end(process)
 
 
+def test_another_master_key_is_refused(tmp_path: Path) -> None:
+    with start_dev(tmp_path) as dev:
+        assert dev.request("POST", "/v1/workflows", {"url": "http://127.0.0.1:9/"}).status == 201
+        dev.stop()
+    key = tmp_path / "data" / "master.key"
+    kept = key.read_bytes()
+    key.unlink()
+    refused = run_atlas("dev", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    assert refused.returncode == 1
+    assert "the master key is not the one" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    key.write_bytes(kept)
+    with start_dev(tmp_path) as dev:
+        assert dev.request("GET", "/readyz").status == 200
+
+
 def test_it_listens_where_it_is_told(tmp_path: Path) -> None:
     with start_dev(tmp_path, "--host", "0.0.0.0") as dev:
         assert dev.url == f"http://127.0.0.1:{dev.port}"  # what can be called, not what was bound
