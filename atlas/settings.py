@@ -15,6 +15,7 @@ import click
 from msgspec import Struct
 
 from atlas.core import limits
+from atlas.core.targets import PORT_MAX
 
 SERVERS: Final = ("hypercorn", "uvicorn")
 SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -28,8 +29,6 @@ KAFKA_PASSWORD_VARIABLE: Final = "ATLAS_KAFKA_PASSWORD"  # noqa: S105  # its nam
 PROJECTOR_OPS_PORT: Final = 8081
 DELIVERER_OPS_PORT: Final = 8082
 
-_PORT_MAX: Final = 65_535
-
 
 class _Brokers(click.ParamType):  # type: ignore[type-arg]  # not generic in every click
     """HOST:PORT, or several with commas."""
@@ -40,13 +39,13 @@ class _Brokers(click.ParamType):  # type: ignore[type-arg]  # not generic in eve
         """The text itself, which the Kafka client takes."""
         for address in value.split(","):
             host, _, port = address.strip().rpartition(":")
-            if not host or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= _PORT_MAX):
+            if not host or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= PORT_MAX):
                 self.fail(f"{address!r} is not HOST:PORT", param, ctx)
         return value
 
 
 _FILE: Final = click.Path(exists=True, dir_okay=False, readable=True)
-_PORT: Final = click.IntRange(0, _PORT_MAX)
+_PORT: Final = click.IntRange(0, PORT_MAX)
 
 
 class Setting(Struct, frozen=True, kw_only=True):

@@ -57,10 +57,8 @@ def records() -> list[Pair]:
         default_routes=(),
         created_at_ms=0,
     )
-    event, now = (
-        read_event(EVENT),
-        Circumstances(int(time.time() * 1000), 1, PARTITIONS),
-    )
+    event = read_event(EVENT)
+    now = Circumstances(int(time.time() * 1000), 1, PARTITIONS)
     made = (accept(event, stream, None, lambda: os.urandom(10), now) for _ in range(_RECORDS))
     return [(one.record_key, one.value) for one in made]
 

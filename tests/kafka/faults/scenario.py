@@ -223,7 +223,6 @@ async def run(site: Site, scenario: Scenario, plan: Plan, say: Callable[[str], N
     gone = deleted_events(history.records, history.deleted)
     kept = {event_id: views for event_id, views in fresh.items() if event_id not in gone}
     await until_told(site.receiver, kept, HEALS_WITHIN_S)
-    history = site.history(healed_s)
     violations = site.judge(history)
     site.faults += clients.faults[start.faults :]
     hangs = clients.hangs[start.hangs :]
