@@ -15,7 +15,7 @@ from atlas.adapters.kafka_cluster import Answer, Cluster, by_topic
 from atlas.adapters.kafka_errors import is_passing, raise_code
 from atlas.adapters.kafka_offsets import END, list_offsets
 from atlas.adapters.kafka_settings import BACKOFF_S, REQUEST_TIMEOUT_S, KafkaSettings
-from atlas.core.errors import LogError
+from atlas.core.errors import TopicMismatch
 from atlas.ports.log import TopicPartition
 
 #: The largest batch a topic takes: a request of 8 MiB becomes one, with what its envelopes add.
@@ -70,7 +70,7 @@ def durability(settings: KafkaSettings, brokers: int) -> tuple[int, int, str]:
 
 
 class Topics:
-    """Creates and alters topics. Errors are aiokafka's, or `LogError` for what will not pass."""
+    """Creates and alters topics. Errors are aiokafka's, or `TopicMismatch`, which will not pass."""
 
     def __init__(self, cluster: Cluster, settings: KafkaSettings) -> None:
         self._cluster, self._settings = cluster, settings
@@ -80,7 +80,7 @@ class Topics:
         """Create the topic and wait until every broker knows it, or set the settings of the one there is.
 
         Raises:
-            LogError: there is one with another number of partitions.
+            TopicMismatch: there is one with another number of partitions.
         """
         settings = topic_settings(retention_ms, self.min_insync)
         while True:
@@ -141,7 +141,7 @@ class Topics:
         self._cluster.forget(topic)
         found = await self._cluster.partitions(topic)
         if found and found != partitions:
-            raise LogError(
+            raise TopicMismatch(
                 f"the topic {topic} has {found} partitions where {partitions} are asked for: the number of "
                 "shards is fixed when Atlas is installed"
             )

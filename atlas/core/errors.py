@@ -7,6 +7,7 @@
     ├── LogError                    raised by every adapter of the Log port
     │   ├── LogUnavailable          the append did not happen, or nobody can tell: try again
     │   ├── OffsetOutOfRange        the position is below the log's start: records were trimmed
+    │   ├── TopicMismatch           a topic of that name is there, and not as asked for
     │   └── UnknownTopic
     ├── StoreUnavailable            the read model cannot answer or take a batch now
     ├── StaleWriter                 a fenced write lost against a newer one: stop, do not retry
@@ -130,6 +131,10 @@ class LogUnavailable(LogError):
 
 class OffsetOutOfRange(LogError):
     """The position lies below the log's start, or beyond its end."""
+
+
+class TopicMismatch(LogError):
+    """A topic of that name is there with another number of partitions: somebody else made it."""
 
 
 class UnknownTopic(LogError):

@@ -15,7 +15,14 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from atlas.core.entities import ENABLED
-from atlas.core.errors import ApiError, LogUnavailable, StoreUnavailable, Unavailable, UnknownTopic
+from atlas.core.errors import (
+    ApiError,
+    LogUnavailable,
+    StoreUnavailable,
+    TopicMismatch,
+    Unavailable,
+    UnknownTopic,
+)
 from atlas.core.limits import BODY_DEADLINE_S
 from atlas.core.tokens import looks_publishable
 from atlas.gateway.auth import Gate, bearer, permits
@@ -67,8 +74,8 @@ class Front:
             return await self._answer(resource, call)
         except ApiError as refusal:
             return error_reply(refusal, call.request_id)
-        except (LogUnavailable, UnknownTopic):
-            # A topic that is not there yet: its stream was decided on a moment ago.
+        except (LogUnavailable, UnknownTopic, TopicMismatch):
+            # A topic that is not there yet: its stream was decided on a moment ago. Or somebody made it anew.
             return error_reply(Unavailable("The log cannot be used now."), call.request_id)
         except StoreUnavailable:
             return error_reply(Unavailable("The read model cannot answer now."), call.request_id)

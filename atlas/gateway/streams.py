@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from atlas.core.commands import ArchiveStream, CreateStream, PatchStream
 from atlas.core.entities import ApiKey, Stream
+from atlas.core.errors import ApiError, TopicMismatch
 from atlas.core.limits import STREAMS_MAX
 from atlas.core.requests import StreamCreate, StreamPatch, parse
 from atlas.gateway.call import Call, Reply, Services, json_reply
@@ -19,7 +20,7 @@ from atlas.gateway.pages import cursor_with, page
 from atlas.gateway.parameters import refuse_parameters
 from atlas.gateway.views import stream_view
 from atlas.gateway.visible_streams import stream_not_found, visible_streams
-from atlas.runtime.topics import provide_topic
+from atlas.runtime.topics import check_topic, provide_topic
 
 ID_PREFIX: Final = "stm_"
 _CURSOR: Final = cursor_with(ID_PREFIX)
@@ -58,6 +59,10 @@ class Streams:
             streams_max=STREAMS_MAX,
             topics_max=self._topics_max,
         )
+        try:
+            await check_topic(self._log, stream.topic)
+        except TopicMismatch as error:
+            raise ApiError("already_exists", str(error)) from error
         await self._registry.propose(command)
         await provide_topic(self._log, stream)
         return json_reply(201, stream_view(stream))

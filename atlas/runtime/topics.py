@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from atlas.core.entities import Stream
-from atlas.core.errors import LogError, LogUnavailable
+from atlas.core.errors import TopicMismatch
 from atlas.ports.log import Log, TopicPartition
 from atlas.runtime.registry import Registry
 
@@ -29,9 +29,25 @@ async def provide_topic(log: Log, stream: Stream) -> None:
 
     Raises:
         LogUnavailable: nobody can tell whether that happened; do it again.
+        TopicMismatch: somebody else made it, otherwise than Atlas needs it.
     """
     retention_ms = stream.retention_ms + BACKSTOP_DAYS * _DAY_MS
     await log.create_topic(stream.topic, log.shards, retention_ms)
+
+
+async def check_topic(log: Log, topic: str) -> None:
+    """Before a stream is decided on: whether its topic is not there yet, or is as Atlas would make it.
+
+    Raises:
+        LogUnavailable: nobody can tell now.
+        TopicMismatch: somebody else made it, otherwise than Atlas needs it.
+    """
+    one_more = [TopicPartition(topic, partition) for partition in range(log.shards + 1)]
+    there = await log.end_offsets(one_more)
+    if there and there.keys() != set(one_more[:-1]):
+        raise TopicMismatch(
+            f"A topic {topic} that Atlas did not make is there, with other than {log.shards} partitions."
+        )
 
 
 class TopicReconciler:
@@ -67,9 +83,7 @@ class TopicReconciler:
         """False: what is wrong with this topic stays so; it is no reason to leave the others alone."""
         try:
             await provide_topic(self._log, stream)
-        except LogUnavailable:
-            raise
-        except LogError as error:
+        except TopicMismatch as error:
             log_line.error("topic cannot be provided", topic=stream.topic, error=str(error))
             return False
         return True

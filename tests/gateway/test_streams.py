@@ -245,6 +245,29 @@ def _topics(g: Gateway) -> list[tuple[str, int, int | None]]:
 
 
 @virtual_time
+@pytest.mark.parametrize("partitions", [1, SHARDS - 1, SHARDS + 1])
+async def test_a_strangers_topic_is_not_taken_over(
+    clock: VirtualClock, tmp_path: Path, partitions: int
+) -> None:
+    async with gateway(clock, tmp_path) as g:
+        topic = event_topic("live", g.workspace_id, "orders-prod")
+        await g.log.create_topic(topic, partitions, None)
+        answer = await g.live.post(PATH, {"name": "orders-prod"})
+        assert (answer.status, answer.code) == (409, "already_exists")
+        assert topic in answer.json()["error"]["message"]
+        assert (await g.live.get(PATH)).json()["data"] == []
+        assert (await g.live.post("/v1/events", EVENT)).status == 404
+
+
+@virtual_time
+async def test_a_topic_that_is_as_it_should_be_is_used(clock: VirtualClock, tmp_path: Path) -> None:
+    async with gateway(clock, tmp_path) as g:
+        await g.log.create_topic(event_topic("live", g.workspace_id, "orders-prod"), SHARDS, None)
+        await g.stream("orders-prod")
+        assert (await g.live.post("/v1/events", EVENT)).status == 202
+
+
+@virtual_time
 async def test_no_201_before_the_topic_is_there(clock: VirtualClock, tmp_path: Path) -> None:
     async def away(topic: str, partitions: int, retention_ms: int | None) -> None:
         raise LogUnavailable("a fault at the port")

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
+from atlas.core.facts import event_topic
 from tests.api.receiver import Delivery, Receiver
 from tests.kafka.installation import READY_MAX_S, SHARDS, Installation, Node
 from tests.kafka_broker import own_broker
@@ -138,6 +141,27 @@ def test_filters_decide_at_acceptance_and_for_good(atlas: Installation, receiver
     await_status(gateway, [first.value["id"], fresh.value["id"]])
     assert numbers(receiver.at("/even")) == [0, 2, 4, 6]
     assert numbers(receiver.at("/odd")) == [1, 3, 6, 6]
+
+
+@pytest.mark.parametrize("partitions", [2, SHARDS + 1])
+def test_a_strangers_topic_with_other_partitions_is_not_taken_over(
+    atlas: Installation, partitions: int
+) -> None:
+    gateway = atlas.nodes[0].ready()
+    name = f"strangers-{partitions}"
+    topic = event_topic("live", str(gateway.said["workspace_id"]), name)
+    admin = AdminClient({"bootstrap.servers": atlas.bootstrap})
+    admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(READY_MAX_S)
+    refused = gateway.request("POST", "/v1/event-streams", {"name": name})
+    assert (refused.status, refused.value["error"]["code"]) == (409, "already_exists")
+    assert gateway.request("POST", "/v1/events", event(name)).status == 404
+    admin.delete_topics([topic])[topic].result(READY_MAX_S)
+
+    def made() -> bool:  # brokers forget a topic a little later
+        return gateway.request("POST", "/v1/event-streams", {"name": name}).status == 201
+
+    eventually(made, "the name is free again")
+    assert gateway.request("POST", "/v1/events", event(name)).status == 202
 
 
 def test_a_gateway_restarts_into_the_same_answers(atlas: Installation, receiver: Receiver) -> None:
