@@ -30,7 +30,7 @@ from atlas.demo_report import collect, problems, show
 from atlas.first_workspace import ensure_first_workspace
 from atlas.runtime.supervisor import describe
 from atlas.runtime.telemetry import Metrics, configure_logging
-from atlas.serve import bind, serve, url_of
+from atlas.serve import bind, listen, serve, url_of
 
 STREAM: Final = "github-events"
 WORKFLOWS: Final = ("wf_billing_sync", "wf_search_index")
@@ -121,7 +121,7 @@ def _failures(workflow_id: str, body: Mapping[str, Any]) -> int:
 
 @contextlib.asynccontextmanager
 async def _served(receiver: Receiver) -> AsyncIterator[str]:
-    sock = bind("127.0.0.1", 0)
+    sock = listen(bind("127.0.0.1", 0))
     await receiver.start(sock)
     try:
         yield url_of(sock)
@@ -145,7 +145,7 @@ async def _atlas(directory: Path, server: str) -> AsyncIterator[tuple[str, str]]
         try:
             await atlas.start()
             workspace = await ensure_first_workspace(atlas, directory)
-            sock = bind("127.0.0.1", 0)
+            sock = listen(bind("127.0.0.1", 0))
             serving = asyncio.create_task(serve(atlas.app, sock, server, stop))
             try:
                 yield url_of(sock), workspace.live.secret

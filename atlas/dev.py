@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +21,6 @@ from atlas.first_workspace import ensure_first_workspace
 from atlas.installation_secrets import master_key, operator_token
 from atlas.quickstart import STREAM, Installation, show
 from atlas.runtime.telemetry import Metrics, configure_logging
-from atlas.serve import url_of
 
 #: What `--json` prints, in this order.
 JSON_FIELDS: Final = ("url", "workspace_id", "live_secret_key", "test_secret_key", "operator_token")
@@ -60,11 +58,13 @@ def run(options: DevOptions) -> None:
         except OSError as error:
             reason = error.strerror or error
             raise AtlasError(f"cannot use the data directory {options.data_dir}: {reason}") from error
-        sock = held.enter_context(lifetime.listen(options.host, options.port))
-        lifetime.run(lambda stop: _main(options, secrets, sock, stop))
+        address = held.enter_context(lifetime.Address(options.host, options.port))
+        lifetime.run(lambda stop: _main(options, secrets, address, stop))
 
 
-async def _main(options: DevOptions, secrets: Secrets, sock: socket.socket, stop: asyncio.Event) -> None:
+async def _main(
+    options: DevOptions, secrets: Secrets, address: lifetime.Address, stop: asyncio.Event
+) -> None:
     installation = Options(
         master_key=secrets.master_key,
         operator_token_digest=digest(secrets.operator_token),
@@ -78,9 +78,9 @@ async def _main(options: DevOptions, secrets: Secrets, sock: socket.socket, stop
         atlas = await open_embedded(options.data_dir, installation, metrics=metrics)
         try:
             await atlas.start()
-            running = await installed(atlas, options.data_dir, url_of(sock), secrets.operator_token)
+            running = await installed(atlas, options.data_dir, address.url, secrets.operator_token)
             await lifetime.serve_until_stopped(
-                atlas, sock, options.server, stop, lambda: announce(running, options.json)
+                atlas, address, options.server, stop, lambda: announce(running, options.json)
             )
         finally:
             await atlas.close()

@@ -12,14 +12,14 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final, Self, TypeVar
 
 import uvloop
 
 from atlas.bootstrap import Atlas
 from atlas.core.errors import AtlasError
-from atlas.serve import bind, serve, url_of
+from atlas.serve import bind, listen, serve, url_of
 
 #: From the signal to the end. The log is safe to cut off at any instruction, so that whatever still
 #: hangs after that is left behind.
@@ -59,8 +59,9 @@ async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T
         await asyncio.gather(doing, stopping, return_exceptions=True)
 
 
-def listen(host: str, port: int, option: str = "--port") -> socket.socket:
-    """A listening socket.
+class Address:
+    """An address that this process has before anything else, so that a start that cannot end well ends at
+    once; clients are refused until it listens.
 
     Args:
         option: what sets the port, for the error.
@@ -68,17 +69,42 @@ def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     Raises:
         AtlasError: with one line for people.
     """
-    try:
-        return bind(host, port)
-    except OSError as error:
-        hint = f"; choose another with {option}" if error.errno == errno.EADDRINUSE else ""
-        raise AtlasError(f"cannot listen on {host}:{port}: {error.strerror or error}{hint}") from error
+
+    def __init__(self, host: str, port: int, option: str = "--port") -> None:
+        self._where, self._option = f"{host}:{port}", option
+        with self._told():
+            self._sock = bind(host, port)
+        self.url: Final = url_of(self._sock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.close()
+
+    def listen(self) -> socket.socket:
+        """Let clients in.
+
+        Raises:
+            AtlasError: with one line for people: two were started at the same time.
+        """
+        with self._told():
+            return listen(self._sock)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            hint = f"; choose another with {self._option}" if error.errno == errno.EADDRINUSE else ""
+            raise AtlasError(f"cannot listen on {self._where}: {error.strerror or error}{hint}") from error
 
 
 async def serve_until_stopped(
-    atlas: Atlas, sock: socket.socket, server: str, stop: asyncio.Event, announce: Callable[[], None]
+    atlas: Atlas, address: Address, server: str, stop: asyncio.Event, announce: Callable[[], None]
 ) -> None:
     """Serve; announce it once a request is answered; drain and end when `stop` is set."""
+    sock = address.listen()
     serving = asyncio.create_task(serve(atlas.app, sock, server, stop))
     announcing = asyncio.create_task(_announce_when_ready(atlas, sock, announce))
     announcing.add_done_callback(lambda task: stop.set() if _failed(task) else None)

@@ -34,7 +34,6 @@ from atlas.dev import installed
 from atlas.installation_secrets import master_key, operator_token
 from atlas.runtime.patience import patiently
 from atlas.runtime.telemetry import Metrics, configure_logging
-from atlas.serve import url_of
 
 log_line = structlog.get_logger()
 
@@ -44,6 +43,7 @@ class NodeOptions(Struct, frozen=True, kw_only=True):
 
     Attributes:
         host, port: of the API, or of the paths for operators.
+        port_flag: what sets the port.
         first_workspace: make the workspace `default` if there is none, and print its keys.
         supervised: end when stdin does: whoever started this process is gone then.
     """
@@ -53,6 +53,7 @@ class NodeOptions(Struct, frozen=True, kw_only=True):
     data_dir: Path
     host: str
     port: int
+    port_flag: str
     server: str
     quota: Quota = Options().quota
     topics_max: int = Options().topics_max
@@ -89,6 +90,8 @@ async def _start(
     options: NodeOptions, metrics: Metrics, held: contextlib.AsyncExitStack
 ) -> Callable[[asyncio.Event], Awaitable[None]]:
     """Start all of it; returns what serves until its event is set."""
+    # First of all: a gateway that cannot serve must not supersede another one's key index.
+    address = held.enter_context(lifetime.Address(options.host, options.port, options.port_flag))
     token = await _own(options, held)
     installation = Options(
         master_key=b"" if options.role is Role.PROJECTOR else _master_key(options),
@@ -101,9 +104,8 @@ async def _start(
     atlas = await patiently(lambda: open_on_kafka(options.kafka, options.data_dir, installation, metrics))
     held.push_async_callback(atlas.close)
     await atlas.start(patient=True)
-    sock = held.enter_context(lifetime.listen(options.host, options.port, _port_flag(options.role)))
-    say = await _announcement(options, atlas, url_of(sock), token)
-    return lambda stop: lifetime.serve_until_stopped(atlas, sock, options.server, stop, say)
+    say = await _announcement(options, atlas, address.url, token)
+    return lambda stop: lifetime.serve_until_stopped(atlas, address, options.server, stop, say)
 
 
 async def _own(options: NodeOptions, held: contextlib.AsyncExitStack) -> str:
@@ -141,10 +143,6 @@ async def _announcement(options: NodeOptions, atlas: Atlas, url: str, token: str
 
 def _standing_by(why: str) -> None:
     log_line.info("projector stands by", reason=why)
-
-
-def _port_flag(role: Role) -> str:
-    return "--port" if role is Role.GATEWAY else "--ops-port"
 
 
 def _end_with_stdin() -> None:

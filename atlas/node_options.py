@@ -6,11 +6,14 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+import click
+
 from atlas.bootstrap import KafkaSecurity, KafkaSettings, Role
 from atlas.core.addresses import LOOPBACK
 from atlas.core.entities import Quota
+from atlas.core.targets import PORT_MAX
 from atlas.node import NodeOptions
-from atlas.settings import DELIVERER_OPS_PORT, KAFKA_PASSWORD_VARIABLE, PROJECTOR_OPS_PORT, SETTINGS
+from atlas.settings import KAFKA_PASSWORD_VARIABLE, SETTINGS
 from atlas.up import UpOptions
 
 _ROLES: Final = {"gateway": Role.GATEWAY, "projector": Role.PROJECTOR, "deliverer": Role.DELIVERER}
@@ -33,6 +36,7 @@ def node_options(command: str, given: Mapping[str, Any]) -> NodeOptions:
         data_dir=given["data_dir"],
         host=given["host"] if role is Role.GATEWAY else given["ops_host"],
         port=given["port"] if role is Role.GATEWAY else given["ops_port"],
+        port_flag="--port" if role is Role.GATEWAY else "--ops-port",
         server=given["server"],
         allow_networks=given.get("allow_networks") or (),
         json=given["as_json"],
@@ -46,12 +50,18 @@ def up_options(given: Mapping[str, Any], *, deliverers: int, as_json: bool) -> U
     """Options of `atlas up`: what it was given goes on to the processes that have the setting."""
     networks = ",".join(str(network) for network in given["allow_networks"] or LOOPBACK)
     given = {**given, "allow_networks": networks}
+    # One after the other, the projector's first; 0 is any free one for each of them.
+    first = given["ops_port"]
+    ops_ports = [first + number if first else 0 for number in range(1 + deliverers)]
+    if ops_ports[-1] > PORT_MAX:
+        raise click.UsageError(f"{len(ops_ports)} ports from --ops-port {first} on go past {PORT_MAX}")
     return UpOptions(
         gateway=_arguments("gateway", given),
-        projector=[*_arguments("projector", given), "--ops-port", str(PROJECTOR_OPS_PORT)],
-        deliverers=[
-            [*_arguments("deliverer", given), "--ops-port", str(DELIVERER_OPS_PORT + number)]
-            for number in range(deliverers)
+        projector=_arguments("projector", given),
+        deliverers=[_arguments("deliverer", {**given, "ops_port": port}) for port in ops_ports[1:]],
+        addresses=[
+            (given["host"], given["port"], "--port"),
+            *((given["ops_host"], port, "--ops-port") for port in ops_ports),
         ],
         json=as_json,
     )

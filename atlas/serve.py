@@ -1,4 +1,4 @@
-"""Serving the ASGI application with hypercorn or uvicorn, on a socket that is already bound."""
+"""Serving the ASGI application with hypercorn or uvicorn, on a socket that listens already."""
 
 from __future__ import annotations
 
@@ -25,21 +25,30 @@ _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # rea
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; clients may connect from here on, and are served once the server runs.
+    """A socket that has the address; clients are refused until it listens.
 
     Raises:
-        OSError: the address is taken, not ours, or none.
+        OSError: somebody listens there, or the address is not ours, or none.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
-        sock.listen(_BACKLOG)
     except OSError:
         sock.close()
         raise
     sock.setblocking(False)
+    return sock
+
+
+def listen(sock: socket.socket) -> socket.socket:
+    """Clients may connect from here on; they are served once the server runs.
+
+    Raises:
+        OSError: somebody else has had the same address, and listens.
+    """
+    sock.listen(_BACKLOG)
     return sock
 
 

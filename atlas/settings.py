@@ -228,15 +228,15 @@ SETTINGS: Final = (
     Setting(
         name="ops-host",
         default="127.0.0.1",
-        used_by=("projector", "deliverer"),
+        used_by=("projector", "deliverer", "up"),
         help="Address of /healthz, /readyz and /metrics.",
     ),
     Setting(
         name="ops-port",
         kind=_PORT,
         default=_ops_port,
-        used_by=("projector", "deliverer"),
-        help="Port of /healthz, /readyz and /metrics; 0: any free one.",
+        used_by=("projector", "deliverer", "up"),
+        help="Port of /healthz, /readyz and /metrics; 0: any free one. `up` numbers its parts from here on.",
     ),
     Setting(
         name="allow-networks",

@@ -34,11 +34,13 @@ class UpOptions(Struct, frozen=True, kw_only=True):
     Attributes:
         gateway, projector: arguments of each command.
         deliverers: of each of them.
+        addresses: that they will listen at: host, port, and what sets the port.
     """
 
     gateway: Sequence[str]
     projector: Sequence[str]
     deliverers: Sequence[Sequence[str]]
+    addresses: Sequence[tuple[str, int, str]]
     json: bool
 
 
@@ -65,6 +67,10 @@ async def _main(options: UpOptions, stop: asyncio.Event) -> None:
 
 
 async def _run(options: UpOptions) -> None:
+    # A gateway that comes up while another part cannot would supersede another installation's key index.
+    for host, port, option in options.addresses:
+        with lifetime.Address(host, port, option):
+            pass
     gateway = Child("gateway", ["gateway", *options.gateway, "--first-workspace"])
     projector = Child("projector", ["projector", *options.projector])
     deliverers = [
@@ -74,19 +80,20 @@ async def _run(options: UpOptions) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(projector.keep())
         group.create_task(gateway.keep())
-        line = await gateway.first_line()  # it makes the master key that deliverers need
+        installation = await gateway.first_line()  # it makes the master key that deliverers need
         for child in deliverers:
             group.create_task(child.keep())
         for child in (projector, *deliverers):
-            await child.first_line()
-        announce(msgspec.json.decode(line, type=Installation), options.json)
+            line = await child.first_line()
+            log_line.info("process serves", process=child.name, url=msgspec.json.decode(line)["url"])
+        announce(msgspec.json.decode(installation, type=Installation), options.json)
 
 
 class Child:
     """One process, started again whenever it ends. It ends with us: its stdin is a pipe that we hold."""
 
     def __init__(self, name: str, arguments: Sequence[str]) -> None:
-        self._name, self._arguments = name, arguments
+        self.name, self._arguments = name, arguments
         self._line: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     async def first_line(self) -> bytes:
@@ -104,9 +111,9 @@ class Child:
             started_s = loop.time()
             code = await self._run()
             if not self._line.done():
-                self._line.set_exception(AtlasError(f"the {self._name} did not start (exit code {code})"))
+                self._line.set_exception(AtlasError(f"the {self.name} did not start (exit code {code})"))
             tries = 0 if loop.time() - started_s >= STABLE_S else tries + 1
-            log_line.error("process ended, started again", process=self._name, exit_code=code)
+            log_line.error("process ended, started again", process=self.name, exit_code=code)
             await asyncio.sleep(backoff_s(tries))
 
     async def _run(self) -> int:

@@ -30,7 +30,7 @@ def test_each_value_tells_where_it_came_from() -> None:
     assert (shown["ATLAS_PORT"]["value"], shown["ATLAS_PORT"]["source"]) == ("9000", "flag")
     assert (shown["ATLAS_KAFKA"]["value"], shown["ATLAS_KAFKA"]["source"]) == ("a:9092,b:9092", "environment")
     assert (shown["ATLAS_KAFKA_SHARDS"]["value"], shown["ATLAS_KAFKA_SHARDS"]["source"]) == ("6", "default")
-    assert shown["ATLAS_OPS_PORT"]["value"] == "8081 (projector), 8082 (deliverer)"
+    assert shown["ATLAS_OPS_PORT"]["value"] == "8081 (projector), 8082 (deliverer), 8081 (up)"
     assert set(shown) == {setting.variable for setting in SETTINGS} | set(SECRETS)
 
 

@@ -29,7 +29,7 @@ from atlas.core.tokens import digest
 from atlas.first_workspace import ensure_first_workspace
 from atlas.installation_secrets import operator_token
 from atlas.runtime.telemetry import Metrics, configure_logging
-from atlas.serve import bind, serve, url_of
+from atlas.serve import bind, listen, serve, url_of
 from scripts.bench_lib.worker import on_requests, say
 
 _NO_LIMIT: Final = Quota(requests_per_minute=60_000_000, burst=1_000_000)
@@ -84,7 +84,7 @@ async def _atlas(server: str, directory: Path, consumers: bool) -> None:
 async def _serve(app: Any, server: str, **tokens: str) -> None:
     stop = asyncio.Event()
     on_requests(lambda _request: {}, stop)
-    with bind("127.0.0.1", 0) as sock:
+    with listen(bind("127.0.0.1", 0)) as sock:
         serving = asyncio.create_task(serve(app, sock, server, stop))
         gc.collect()
         gc.freeze()  # as `atlas dev` does once it serves

@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from atlas.core.limits import HEAD_BYTES_MAX, HEAD_DEADLINE_S
-from atlas.serve import bind, serve
+from atlas.serve import bind, listen, serve
 from atlas.serve_uvicorn import HttpProtocol
 from tests.api.atlas_process import EVENT, SERVERS, answered, create_stream, every_page, refused
 from tests.http_client import Client, Wire, content
@@ -43,7 +43,7 @@ class App:
 @asynccontextmanager
 async def served(app: App, server: str) -> AsyncIterator[int]:
     """The port. At the end the server must stop."""
-    sock = bind("127.0.0.1", 0)
+    sock = listen(bind("127.0.0.1", 0))
     stop = asyncio.Event()
     running = asyncio.create_task(serve(app, sock, server, stop))
     try:

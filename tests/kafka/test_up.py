@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 
 from tests.kafka.installation import ONE_BROKER, READY_MAX_S
 from tests.kafka_broker import own_broker
-from tests.processes import STOP_MAX_S, end, eventually, first_line, request, run_atlas, spawn
+from tests.processes import STOP_MAX_S, Reply, end, eventually, first_line, request, run_atlas, spawn
+
+ANY_PORTS = ("--port", "0", "--ops-port", "0")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -33,7 +36,7 @@ class Up:
 
     def __init__(self, bootstrap: str, directory: Path) -> None:
         self._stderr = directory / "stderr.log"
-        command = ["up", "--json", "--kafka", bootstrap, "--port", "0", "--data-dir", str(directory / "data")]
+        command = ["up", "--json", "--kafka", bootstrap, *ANY_PORTS, "--data-dir", str(directory / "data")]
         with self._stderr.open("a") as stderr:
             self.process = spawn([*command, *ONE_BROKER], stderr=stderr)
         line = first_line(self.process, READY_MAX_S)
@@ -52,13 +55,18 @@ class Up:
         rows = [line.split() for line in shown.splitlines()]
         return {row[row.index("atlas.cli") + 1]: int(row[0]) for row in rows if "atlas.cli" in row}
 
-    def event(self) -> int:
-        """The status of a POST of an event."""
+    def request(self, method: str, path: str, body: object, **headers: str) -> Reply:
+        """One request with the live key."""
+        return request(self.said["url"], method, path, body, self.said["live_secret_key"], headers)
+
+    def make_stream(self) -> None:
+        """There is the stream of the events from here on."""
+        assert self.request("POST", "/v1/event-streams", {"name": "orders"}).status in (201, 409)
+
+    def event(self, key: str) -> int:
+        """The status of a POST of a keyed event."""
         body = {"stream": "orders", "type": "a.b", "occurred_at": "2026-05-18T14:22:11Z", "data": {}}
-        try:
-            return request(self.said["url"], "POST", "/v1/events", body, self.said["live_secret_key"]).status
-        except OSError:
-            return 0
+        return self.request("POST", "/v1/events", body, **{"Idempotency-Key": key}).status
 
 
 @pytest.fixture
@@ -79,11 +87,8 @@ def gone(pid: int) -> bool:
 def test_what_ends_is_started_again_and_sigterm_ends_all(up: Up) -> None:
     children = up.children()
     assert set(children) == {"gateway", "projector", "deliverer"}
-    made = request(
-        up.said["url"], "POST", "/v1/event-streams", {"name": "orders"}, up.said["live_secret_key"]
-    )
-    assert made.status == 201
-    assert up.event() == 202
+    up.make_stream()
+    assert up.event("one") == 202
 
     os.kill(children["projector"], signal.SIGKILL)
     eventually(
@@ -106,10 +111,50 @@ def test_nothing_outlives_a_supervisor_that_is_killed(up: Up) -> None:
 
 
 def test_a_gateway_that_cannot_start_ends_it_with_one_line(bootstrap: str, tmp_path: Path) -> None:
-    arguments = ["up", "--kafka", bootstrap, "--kafka-shards", "5", "--port", "0", *ONE_BROKER]
+    arguments = ["up", "--kafka", bootstrap, "--kafka-shards", "5", *ANY_PORTS, *ONE_BROKER]
     made = run_atlas(*arguments, "--data-dir", str(tmp_path), timeout_s=READY_MAX_S)
     assert made.returncode == 1
     lines = [line for line in made.stderr.splitlines() if line.startswith("atlas: ")]
     assert any("settings say 5 shards" in line for line in lines), made.stderr
     assert "Traceback" not in made.stderr
     assert made.stderr.splitlines()[-1] == "atlas: the gateway did not start (exit code 1)"
+
+
+@pytest.mark.parametrize("taken", ["--port", "--ops-port"])
+def test_a_start_without_its_ports_leaves_another_installation_as_it_is(
+    up: Up, bootstrap: str, tmp_path: Path, taken: str
+) -> None:
+    up.make_stream()
+    assert up.event("before") == 202
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        ports = [*ANY_PORTS, taken, port]
+        ended = run_atlas(
+            "up", "--kafka", bootstrap, *ports, "--data-dir", str(tmp_path / "other"), *ONE_BROKER,
+            timeout_s=READY_MAX_S,
+        )  # fmt: skip
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (
+        1,
+        f"atlas: cannot listen on 127.0.0.1:{port}: Address already in use; choose another with {taken}",
+    )
+    assert up.event("after") == 202
+
+
+def test_a_gateway_without_its_port_does_not_supersede_another(
+    up: Up, bootstrap: str, tmp_path: Path
+) -> None:
+    up.make_stream()
+    port = up.said["url"].rsplit(":", 1)[1]
+    ended = run_atlas(
+        "gateway", "--kafka", bootstrap, "--port", port, "--data-dir", str(tmp_path / "other"), *ONE_BROKER,
+        timeout_s=READY_MAX_S,
+    )  # fmt: skip
+    assert (ended.returncode, "choose another with --port" in ended.stderr) == (1, True), ended
+    assert up.event("after") == 202
+
+
+def test_more_parts_than_ports_are_refused(bootstrap: str, tmp_path: Path) -> None:
+    arguments = ["up", "--kafka", bootstrap, "--port", "0", "--data-dir", str(tmp_path), *ONE_BROKER]
+    ended = run_atlas(*arguments, "--ops-port", "65535")
+    assert ended.returncode == 2
+    assert "2 ports from --ops-port 65535 on go past 65535" in ended.stderr
