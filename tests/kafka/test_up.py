@@ -140,19 +140,6 @@ def test_a_start_without_its_ports_leaves_another_installation_as_it_is(
     assert up.event("after") == 202
 
 
-def test_a_gateway_without_its_port_does_not_supersede_another(
-    up: Up, bootstrap: str, tmp_path: Path
-) -> None:
-    up.make_stream()
-    port = up.said["url"].rsplit(":", 1)[1]
-    ended = run_atlas(
-        "gateway", "--kafka", bootstrap, "--port", port, "--data-dir", str(tmp_path / "other"), *ONE_BROKER,
-        timeout_s=READY_MAX_S,
-    )  # fmt: skip
-    assert (ended.returncode, "choose another with --port" in ended.stderr) == (1, True), ended
-    assert up.event("after") == 202
-
-
 def test_more_parts_than_ports_are_refused(bootstrap: str, tmp_path: Path) -> None:
     arguments = ["up", "--kafka", bootstrap, "--port", "0", "--data-dir", str(tmp_path), *ONE_BROKER]
     ended = run_atlas(*arguments, "--ops-port", "65535")
