@@ -1,13 +1,13 @@
 """Acceptance on Kafka: adapter of the `Acceptor` port for one gateway (design section 7).
 
-Reserve the key in the index, append, take the key. The answer does not wait for the last step to be
-durable: until it is, the reservation stands, and whoever meets it after a crash finds the record in the log
-and takes the key then.
+Look the key up in the index, append, take the key. Nothing is written before the append, and the answer does
+not wait for the key to be in the index: this process knows it meanwhile, and after a crash the next one reads
+it back from the log, for the position of the partition has not passed it (`kafka_standing`).
 
-Every reservation names the producer incarnation that alone may send its record. One whose producer is gone,
-with an earlier process or after a failure, is in doubt: `kafka_fence` shuts that producer out of the
-partition, then looks for the record. Found, the key is taken with its old answer; not found, it is free.
-Doubt is resolved before payloads are compared. Events without a key are never sent again.
+Every keyed record is sent by one producer incarnation, or not at all. When that fails with the record on its
+way, the key is in doubt: `kafka_fence` shuts the producer out of the partition, then looks for the record.
+Found, the key is taken with its old answer; not found, it is free. Doubt is resolved before payloads are
+compared. Events without a key are never sent again.
 
 Before the first keyed event the index is brought up to the log (`kafka_recovery`). Until that is done,
 and once another gateway has opened an index of its own (`kafka_standing`), keyed events are refused; others
@@ -22,19 +22,19 @@ import asyncio
 import sqlite3
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
-from atlas.adapters.kafka_doubt import Doubt, Doubts, heard
+from atlas.adapters.kafka_doubt import DoubtfulKeys, Doubts, heard
 from atlas.adapters.kafka_errors import InDoubt
 from atlas.adapters.kafka_fence import digest
-from atlas.adapters.kafka_index import KeyIndex, Reservation, Taken
+from atlas.adapters.kafka_index import KeyIndex, TakenKey
 from atlas.adapters.kafka_index_thread import IndexThread
 from atlas.adapters.kafka_log import KafkaLog
 from atlas.adapters.kafka_producer import DEADLINE_S, Owner
 from atlas.adapters.kafka_recovery import Recovery
 from atlas.adapters.kafka_standing import ProducerLog, Standing
+from atlas.adapters.kafka_taking import Taking
 from atlas.core.errors import LogUnavailable
 from atlas.ports.acceptor import Candidate, Outcome, Verdict
 from atlas.ports.clock import Clock
@@ -59,17 +59,17 @@ class _Claim:
 
     def __init__(self, key: bytes) -> None:
         self.key, self.is_decided = key, False
-        self._taken: Taken | None = None
+        self._taken: TakenKey | None = None
         self._decided: asyncio.Future[None] | None = None  # made for whoever waits: mostly nobody does
 
-    def decide(self, taken: Taken | None) -> None:
+    def decide(self, taken: TakenKey | None) -> None:
         """Say what holds for the key from now on; None: nobody can tell."""
         if not self.is_decided:
             self.is_decided, self._taken = True, taken
             if self._decided is not None:
                 self._decided.set_result(None)
 
-    async def taken(self) -> Taken:
+    async def taken(self) -> TakenKey:
         """What holds for the key, once it is decided.
 
         Raises:
@@ -91,7 +91,7 @@ class _Call:
         sources: where each candidate goes.
         claims: for each candidate; None for those without a key.
         own: the candidates, by index, whose keys this call decides.
-        reserved: those of them whose keys were free.
+        free: those of them whose keys were free.
         landed: those of them that are in the log.
     """
 
@@ -100,7 +100,7 @@ class _Call:
         self.sources = [TopicPartition(one.topic, one.partition) for one in candidates]
         self.claims: list[_Claim | None] = []
         self.own: dict[int, _Claim] = {}
-        self.reserved: dict[int, Reservation] = {}
+        self.free: set[int] = set()
         self.landed: set[int] = set()
         for index, one in enumerate(candidates):
             claim = None
@@ -114,7 +114,7 @@ class _Call:
         """The candidates to append, in order, by where they go."""
         groups: dict[TopicPartition, list[int]] = {}
         for index, claim in enumerate(self.claims):
-            if claim is None or index in self.reserved:
+            if claim is None or index in self.free:
                 groups.setdefault(self.sources[index], []).append(index)
         return groups
 
@@ -127,7 +127,7 @@ class KafkaAcceptor:
         self._standing = Standing(log, index, control)
         recovery = Recovery(log, index, control, self._standing, clock)
         self._recovering = asyncio.create_task(recovery.run(), name="bring the key index up to the log")
-        self._doubts = Doubts(log, index)
+        self._doubts, self._taking = Doubts(log, index), Taking(index)
         self._claims: dict[bytes, _Claim] = {}
         self._noted: dict[TopicPartition, int] = {}
         self._calls: set[asyncio.Task[Any]] = set()
@@ -147,10 +147,7 @@ class KafkaAcceptor:
             index = KeyIndex(path, clock.now_ms)
         except sqlite3.Error as error:
             raise LogUnavailable(f"the key index cannot be opened: {error}") from error
-        acceptor = cls(log, IndexThread(index), control, clock)
-        for doubt in index.doubts():
-            acceptor._doubts.resolve_at_last(doubt)
-        return acceptor
+        return cls(log, IndexThread(index), control, clock)
 
     def not_ready(self) -> str | None:
         """Why keyed events are refused now, with how far it is; None when they are taken."""
@@ -168,6 +165,10 @@ class KafkaAcceptor:
         if all(one.dedup_key is None for one in candidates):
             return await self._append_unkeyed(candidates)
         self._standing.check()
+        if self._taking.failure is not None:
+            raise LogUnavailable(f"keys taken cannot be written: {self._taking.failure}")
+        if self._taking.full() or self._doubts.full():
+            raise LogUnavailable("too many keys wait to be written, or are in doubt")
         return await self._bounded(self._decide(candidates))
 
     async def find(self, dedup_key: bytes, payload_hash: bytes) -> Outcome | None:
@@ -201,6 +202,7 @@ class KafkaAcceptor:
         self._recovering.cancel()
         await asyncio.wait([self._recovering])
         await self._doubts.close()
+        await self._taking.close(CLOSE_DEADLINE_S)
         with suppress(LogUnavailable):  # then the next opening fences what this one cannot tell of
             await self._standing.rest()
         await self._index.close()
@@ -225,8 +227,8 @@ class KafkaAcceptor:
     async def _decide(self, candidates: Sequence[Candidate]) -> list[Outcome]:
         call = _Call(candidates, self._claims)
         try:
-            await self._reserve(call)
-            await self._append(call)
+            owner = await self._look_up(call) if call.own else None
+            await self._append(call, owner)
         finally:
             for claim in call.own.values():
                 if not claim.is_decided:
@@ -240,30 +242,25 @@ class KafkaAcceptor:
                 outcomes.append(_outcome(await decided.taken(), one.payload_hash))
         return outcomes
 
-    async def _reserve(self, call: _Call) -> None:
-        """Reserve the call's own keys that are free; decide the claims of those that are taken."""
-        if not call.own:
-            return
+    async def _look_up(self, call: _Call) -> Owner:
+        """Find which of the call's own keys are free, and decide the claims of those that are taken.
+
+        Returns:
+            Who alone may send their records.
+        """
         owner = await self._standing.owner()
         await self._note_ends({call.sources[index] for index in call.own})
-        left = {index: self._reservation(call, index, owner) for index in call.own}
-        while left:
-            rows = list(left.values())
-            known = await self._index.run_rows(KeyIndex.reserve, rows)
-            doubts: set[Doubt] = set()
-            for index, row in [*left.items()]:
-                found = known.get(row.dedup_key)
-                if isinstance(found, Reservation):
-                    doubts.add((found.owner, found.source))
-                    continue
-                del left[index]
-                if found is None:
-                    call.reserved[index] = row
-                else:
-                    call.own[index].decide(found)
-                    self._forget(call.own[index])
-            for doubt in doubts:
-                await self._doubts.resolve(doubt)
+        keys = [claim.key for claim in call.own.values()]
+        await self._doubts.resolve(keys)
+        known = await self._index.find(keys)
+        for index, claim in call.own.items():
+            taken = known.get(claim.key)
+            if taken is None:
+                call.free.add(index)
+            else:
+                claim.decide(taken)
+                self._forget(claim)
+        return owner
 
     async def _note_ends(self, sources: set[TopicPartition]) -> None:
         """Know an offset of each partition that nothing sent from now on can land below."""
@@ -271,45 +268,60 @@ class KafkaAcceptor:
         if unknown:
             self._noted |= await self._log.end_offsets(unknown)
 
-    def _reservation(self, call: _Call, index: int, owner: Owner) -> Reservation:
-        one, source = call.candidates[index], call.sources[index]
-        key = call.own[index].key
-        noted = self._noted.get(source, 0)
-        return Reservation(key, one.payload_hash, one.response, digest(one.record), source, noted, owner)
-
-    async def _append(self, call: _Call) -> None:
+    async def _append(self, call: _Call, owner: Owner | None) -> None:
         """Send what is new.
 
         Raises:
             LogUnavailable: a part of it has not landed, or nobody can tell.
         """
-        sent = [self._send(call, source, group) for source, group in call.to_send().items()]
+        sent = [self._send(call, source, group, owner) for source, group in call.to_send().items()]
         failures = [await sent[0]] if len(sent) == 1 else await asyncio.gather(*sent, return_exceptions=True)
         for failure in failures:
             if failure is not None:
                 raise failure
 
-    async def _send(self, call: _Call, source: TopicPartition, group: Sequence[int]) -> LogUnavailable | None:
+    async def _send(
+        self, call: _Call, source: TopicPartition, group: Sequence[int], owner: Owner | None
+    ) -> LogUnavailable | None:
         """One partition's share of a call; returns why it failed."""
         records = [call.candidates[index].record for index in group]
-        rows = [call.reserved[index] for index in group if index in call.reserved]
-        owner = rows[0].owner if rows else None
+        keyed = [index for index in group if index in call.free]
+        if not keyed or owner is None:
+            return await self._send_unkeyed(source, records)
+        first_offset = self._noted.get(source, 0)
+        release = self._standing.hold(source, first_offset)
         try:
             offset = await self._log.producer.submit(source, records, owner)
         except InDoubt as error:
-            if owner is not None:
-                self._doubts.resolve_at_last((owner, source))
+            keys = {digest(call.candidates[index].record): _key_of(call.candidates[index]) for index in keyed}
+            self._doubts.add((owner, source), DoubtfulKeys(keys, first_offset, release))
             return error
         except LogUnavailable as error:  # never sent
-            await self._index.run(partial(KeyIndex.release, rows=rows))
+            release()
             return error
         self._acknowledged(source, offset + len(group))
-        call.landed.update(group)
-        if rows:
-            claims = [call.own[index] for index in group if index in call.reserved]
-            for claim, row in zip(claims, rows, strict=True):
-                claim.decide(Taken(row.payload_hash, row.response))
-            self._start(self._take(rows, claims), self._calls)
+        call.landed.update(keyed)
+        rows = [_key_of(call.candidates[index]) for index in keyed]
+        claims = [call.own[index] for index in keyed]
+        for claim, row in zip(claims, rows, strict=True):
+            claim.decide(row)
+
+        def written() -> None:
+            release()
+            for claim in claims:
+                self._forget(claim)
+
+        self._taking.add(rows, written)
+        return None
+
+    async def _send_unkeyed(
+        self, source: TopicPartition, records: Sequence[NewRecord]
+    ) -> LogUnavailable | None:
+        try:
+            offset = await self._log.producer.submit(source, records)
+        except LogUnavailable as error:
+            return error
+        self._acknowledged(source, offset + len(records))
         return None
 
     def _acknowledged(self, source: TopicPartition, next_offset: int) -> None:
@@ -318,23 +330,12 @@ class KafkaAcceptor:
         if self._standing.write_is_due:
             self._start(self._standing.write(), self._calls)
 
-    async def _take(self, rows: Sequence[Reservation], claims: Sequence[_Claim]) -> None:
-        try:
-            await self._index.run_rows(KeyIndex.take, rows)
-        finally:
-            for claim in claims:
-                self._forget(claim)
-
-    async def _find(self, key: bytes) -> Taken | None:
-        while True:
-            claim = self._claims.get(key)
-            if claim is not None:
-                return await claim.taken()
-            found = (await self._index.run(partial(KeyIndex.find, keys=[key]))).get(key)
-            if not isinstance(found, Reservation):
-                return found
-            if key not in self._claims:
-                await self._doubts.resolve((found.owner, found.source))
+    async def _find(self, key: bytes) -> TakenKey | None:
+        claim = self._claims.get(key)
+        if claim is not None:
+            return await claim.taken()
+        await self._doubts.resolve([key])
+        return (await self._index.find([key])).get(key)
 
     def _forget(self, claim: _Claim) -> None:
         """From now on the index tells."""
@@ -364,7 +365,12 @@ class KafkaAcceptor:
         return task
 
 
-def _outcome(taken: Taken, payload_hash: bytes) -> Outcome:
+def _key_of(one: Candidate) -> TakenKey:
+    assert one.dedup_key is not None
+    return TakenKey(one.dedup_key, one.payload_hash, one.response)
+
+
+def _outcome(taken: TakenKey, payload_hash: bytes) -> Outcome:
     if taken.payload_hash != payload_hash:
         return Outcome(Verdict.CONFLICT)
     return Outcome(Verdict.REPLAYED, taken.response)

@@ -22,7 +22,7 @@ import structlog
 from atlas.adapters.embedded_keys import KEY_LIFETIME_MS
 from atlas.adapters.kafka_errors import within
 from atlas.adapters.kafka_fence import fence
-from atlas.adapters.kafka_index import KeyIndex, Restored
+from atlas.adapters.kafka_index import KeyIndex, Restored, TakenKey
 from atlas.adapters.kafka_index_thread import IndexThread
 from atlas.adapters.kafka_log import READ_DEADLINE_S, KafkaLog
 from atlas.adapters.kafka_offsets import list_offsets
@@ -171,5 +171,6 @@ def keys_in(batch: Batch, now_ms: int) -> Sequence[Restored]:
             continue
         received_ms = min(id_time_ms(event.id), now_ms)
         if received_ms > now_ms - KEY_LIFETIME_MS:
-            found.append(Restored(key.dedup_key, key.payload_hash, response_to(event), received_ms))
+            taken = TakenKey(key.dedup_key, key.payload_hash, response_to(event))
+            found.append(Restored(taken, received_ms))
     return found

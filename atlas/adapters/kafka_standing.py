@@ -6,16 +6,17 @@ index that it sends for. So whoever opens an index later knows every producer wh
 (`kafka_recovery`); and whoever reads of a later opening knows that its own index has been superseded, and
 takes no keyed event any more. It would know nothing of the keys that the other one takes.
 
-Below a partition's *position* every keyed record is in the index, taken or reserved. It moves with what this
-gateway's announced producer appends: the next gateway fences that producer in each partition before it takes
-a key, so an append that came through lies before anything the other one sent.
+Below a partition's *position* every keyed record is in the index. It moves with what this gateway's announced
+producer appends: the next gateway fences that producer in each partition before it takes a key, so an append
+that came through lies before anything the other one sent. And it is held back by every keyed append that is
+not in the index yet, or of which nobody can tell whether it landed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Final, Protocol
 
@@ -74,6 +75,9 @@ class Standing:
         self._announced: list[Owner] = []
         self._announcing = asyncio.Lock()
         self._passed: dict[TopicPartition, int] = {}
+        self._moved: set[TopicPartition] = set()
+        self._holds: dict[TopicPartition, dict[int, int]] = {}
+        self._held = 0
         self._written_s = asyncio.get_running_loop().time()
 
     @property
@@ -129,18 +133,45 @@ class Standing:
         sending = self._log.producer.current
         if sending is not None and sending in self._announced[-1:] and self.not_ready() is None:
             self._passed[source] = max(self._passed.get(source, 0), next_offset)
+            self._moved.add(source)
+
+    def hold(self, source: TopicPartition, offset: int) -> Callable[[], None]:
+        """Keyed records are about to be sent: the position stays, until all of them are in the index.
+
+        Args:
+            offset: they lie at or above it; of one partition, no call gives a lower one than the one before.
+
+        Returns:
+            What is to be called then, or when it is known that they are not in the log and never will be.
+        """
+        self._held += 1
+        number, holds = self._held, self._holds.setdefault(source, {})
+        holds[number] = offset
+
+        def release() -> None:
+            del holds[number]
+            if not holds:
+                self._holds.pop(source, None)
+
+        return release
 
     def to_write(self) -> dict[TopicPartition, int]:
         """Positions to be written with the next transaction; they count as written from now on."""
-        passed, self._passed = self._passed, {}
+        positions = {source: self._position(source) for source in self._moved}
+        self._moved = {source for source in self._moved if positions[source] < self._passed[source]}
         self._written_s = asyncio.get_running_loop().time()
-        return passed
+        return positions
+
+    def _position(self, source: TopicPartition) -> int:
+        # The first hold is the lowest.
+        held = next(iter(self._holds.get(source, {}).values()), self._passed[source])
+        return min(held, self._passed[source])
 
     @property
     def write_is_due(self) -> bool:
         """Whether positions have not been written for long."""
         age_s = asyncio.get_running_loop().time() - self._written_s
-        return bool(self._passed) and age_s >= WRITE_POSITIONS_EVERY_S
+        return bool(self._moved) and age_s >= WRITE_POSITIONS_EVERY_S
 
     async def write(self) -> None:
         """Write the positions.
@@ -153,8 +184,8 @@ class Standing:
     async def rest(self) -> None:
         """Nothing is on its way any more: write down that these producers are over.
 
-        But not one that left a doubt behind, nor when the index is not known to be whole: then the next
-        opening fences it. So a copy made while a gateway ran is known for what it is.
+        But not when something was left behind that is not in the index, nor when that is not known to be
+        whole: then the next opening fences them. So a copy made while a gateway ran is known for what it is.
         """
-        if self.lacking is None:
+        if self.lacking is None and not self._holds:
             await self._index.run(partial(KeyIndex.rest, positions=self.to_write()))

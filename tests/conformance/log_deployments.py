@@ -149,7 +149,7 @@ DEPLOYMENTS: Final[dict[str, type[Deployment]]] = {
 }
 
 
-#: A test that says when a record lands, to the turn: on Kafka a key is reserved first.
+#: A test that says when a record lands, to the turn: on Kafka a key is looked up first.
 NOT_FOR: Final = {("kafka", "test_replays_and_conflicts_leave_offsets_alone")}
 
 

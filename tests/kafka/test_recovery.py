@@ -22,11 +22,8 @@ from atlas.adapters.kafka_index import KeyIndex
 from atlas.adapters.kafka_log import KafkaLog
 from atlas.adapters.kafka_settings import KafkaSettings
 from atlas.adapters.system_clock import SystemClock
-from atlas.core.acceptance import Circumstances, Key, accept, derived_key, sent_key
-from atlas.core.commands import CreateStream
 from atlas.core.entities import Scope, Stream
 from atlas.core.errors import LogUnavailable
-from atlas.core.event_requests import read_event
 from atlas.core.facts import EVENT_SCHEMA, FENCE_SCHEMA, SCHEMA_HEADER
 from atlas.ports.acceptor import Candidate, Outcome, Verdict
 from atlas.ports.clock import Clock
@@ -34,6 +31,7 @@ from atlas.ports.log import NewRecord, Record, TopicPartition
 from tests.conformance.log_deployments import AT_ONCE_S, read_all
 from tests.conformance.test_acceptor import CONFLICT, appended, replayed
 from tests.kafka.control import Control
+from tests.kafka.events import event, stream_named, write_down
 from tests.kafka.namespace import NamespacedLog
 from tests.kafka_broker import shared_broker
 
@@ -94,42 +92,15 @@ class Site:
             await log.close()
 
     async def stream(self, gateway: Gateway, name: str = "orders") -> Stream:
-        made = Stream(
-            id=f"stm_{name}",
-            workspace_id=self.scope[0],
-            environment=self.scope[1],
-            name=name,
-            description=None,
-            retention_days=14,
-            default_routes=(),
-            created_at_ms=0,
-        )
+        made = stream_named(self.scope[0], name)
         await gateway.log.create_topic(made.topic, SHARDS, None)
-        command = CreateStream(id=gateway.control.ids.new("cmd_"), at_ms=0, stream=made, streams_max=100)
-        await gateway.control.registry.propose(command)
+        await write_down(gateway.control, made)
         return made
 
     def event(
         self, stream: Stream, key: str | None, number: int = 0, of_batch: int | None = None, ago_ms: int = 0
     ) -> Candidate:
-        """As the gateway makes it; with `of_batch`, item of a batch whose header key it is."""
-        body = {
-            "stream": stream.name,
-            "type": "order.made",
-            "occurred_at": "2026-05-18T16:22:11.4820+02:00",
-            "data": {"n": number, "of": "\u2603 \x7f"},
-        }
-        used: Key | None = None
-        if key is not None and of_batch is None:
-            used = sent_key(self.scope, key, body)
-        elif key is not None and of_batch is not None:
-            used = derived_key(self.scope, key, of_batch, body)
-        event = read_event(body)
-        now = Circumstances(SystemClock().now_ms() - ago_ms, 0, SHARDS)
-        made = accept(event, stream, used, lambda: uuid.uuid4().bytes[:10], now)
-        record = NewRecord(made.value, made.record_key, ((SCHEMA_HEADER, EVENT_SCHEMA),))
-        dedup = (None, b"") if used is None else (used.dedup_key, used.payload_hash)
-        return Candidate(stream.topic, made.partition, record, made.response, *dedup)
+        return event(stream, key, number, shards=SHARDS, of_batch=of_batch, ago_ms=ago_ms)
 
     async def events(self, gateway: Gateway, stream: Stream) -> list[Record]:
         sources = [TopicPartition(stream.topic, shard) for shard in range(SHARDS)]
@@ -220,24 +191,6 @@ async def test_an_index_put_back_from_a_copy_is_brought_up(site: Site, running: 
     assert opening(logs)["producers_fenced"] == 1
     # Of the copy made while running it may be that `early` is reserved there, and its doubt settled first.
     assert opening(logs)["keys_restored"] in ({1, 2} if running else {1})
-
-
-async def test_a_reservation_in_an_old_copy_gives_way_to_what_the_log_says(site: Site) -> None:
-    """In the copy the key is reserved for another record, which never came."""
-    async with site.gateway() as first:
-        stream = await site.stream(first)
-        other = site.event(stream, "other")
-        await first.accept(other)
-        one = site.event(stream, "k")
-        await first.accept(one)
-    with closing(sqlite3.connect(site.index)) as db, db:
-        [(table,)] = db.execute("SELECT name FROM sqlite_schema WHERE name GLOB 'idempotency_*[0-9]'")
-        db.execute(f"DELETE FROM {table} WHERE dedup_key = ?", (one.dedup_key,))  # our own table
-        row = (one.dedup_key, b"hash", b"never", b"digest", one.topic, one.partition, 0, 99_999, 0)
-        db.execute("INSERT INTO reservation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-        db.execute("DELETE FROM position")
-    async with site.gateway() as last:
-        assert await last.accept(site.event(stream, "k")) == [replayed(one)]
 
 
 async def test_keys_of_batches_come_back_in_their_own_namespace(site: Site) -> None:
@@ -386,5 +339,39 @@ async def test_an_index_of_a_log_that_was_lost_is_read_up_from_the_start(site: S
         [(table,)] = db.execute("SELECT name FROM sqlite_schema WHERE name GLOB 'idempotency_*[0-9]'")
         db.execute(f"DELETE FROM {table}")  # our own table
         db.execute("UPDATE position SET next_offset = 1000000")
+    async with site.gateway() as second:
+        assert await second.accept(site.event(stream, "k")) == [replayed(one)]
+
+
+async def test_while_keys_cannot_be_written_no_more_are_taken_and_those_taken_are_kept(site: Site) -> None:
+    async with site.gateway() as first:
+        stream = await site.stream(first)
+        before = site.event(stream, "before")
+        await first.accept(before)
+        with closing(sqlite3.connect(site.index)) as db:
+            db.execute("BEGIN IMMEDIATE")  # nobody else can write for as long
+            one = site.event(stream, "k")
+            assert await first.accept(one) == [appended(one)]
+            refused = 0
+            async with asyncio.timeout(AT_ONCE_S * 2):
+                while not refused:
+                    try:
+                        await first.accept(site.event(stream, f"{uuid.uuid4()}"))
+                    except LogUnavailable as error:
+                        assert "cannot be written" in str(error)  # noqa: PT017  # other refusals are wrong
+                        refused += 1
+            for again in (before, one):  # what is taken is answered by the index, or from memory
+                assert await first.acceptor.find(again.dedup_key or b"", again.payload_hash) == replayed(
+                    again
+                )
+            db.execute("ROLLBACK")
+        async with asyncio.timeout(AT_ONCE_S * 2):
+            while True:
+                try:
+                    assert await first.accept(site.event(stream, "k")) == [replayed(one)]
+                except LogUnavailable:
+                    await asyncio.sleep(0)
+                    continue
+                break
     async with site.gateway() as second:
         assert await second.accept(site.event(stream, "k")) == [replayed(one)]
