@@ -1,4 +1,4 @@
-"""hypercorn on a socket that is already bound, with the bounds that it does not keep by itself.
+"""hypercorn on a socket that listens already, with the bounds that it does not keep by itself.
 
 A connection may be idle for `keep_alive_timeout`, and that is all the time a request's head has to arrive:
 hypercorn stops the clock when it has one. Of what hypercorn 0.18 leaves open, this closes:
@@ -8,6 +8,8 @@ hypercorn stops the clock when it has one. Of what hypercorn 0.18 leaves open, t
 - one that speaks HTTP/2 and asks for nothing, or takes back what it asked for, which it keeps for ever.
 
 And it would drop a whole HTTP/2 connection when more of a body came for a stream that is answered already.
+What of a request it cannot read is in `hypercorn_protocols`; whatever else it should fail at ends that
+connection, and is written down without what was received.
 """
 
 from __future__ import annotations
@@ -16,13 +18,19 @@ import asyncio
 import socket
 from typing import Any, Final
 
+import structlog
+from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h2 import H2Protocol
-from hypercorn.typing import AppWrapper, LifespanState
-from hypercorn.utils import wrap_app
+from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
+from hypercorn.utils import parse_socket_addr, wrap_app
+
+from atlas.hypercorn_protocols import Protocols
+
+log_line = structlog.get_logger()
 
 
 async def serve(app: Any, config: Config, sock: socket.socket, stop: asyncio.Event) -> None:
@@ -71,6 +79,27 @@ class Connection(TCPServer):
         self._client_left = False
         self._clock_runs = True
 
+    async def run(self) -> None:
+        """Serve it; hypercorn's own has no place to name `Protocols`."""
+        sock = self.writer.get_extra_info("socket")
+        try:
+            client = parse_socket_addr(sock.family, sock.getpeername())
+            server = parse_socket_addr(sock.family, sock.getsockname())
+            async with TaskGroup(self.loop) as group:
+                self._task_group = group
+                self.protocol = Protocols(
+                    self.app, self.config, self.context, group, ConnectionState(self.state), False, client,
+                    server, self.protocol_send,
+                )  # fmt: skip
+                await self.idle_task.restart(group, self._idle_timeout)
+                await self._read_data()
+        except OSError:
+            pass
+        except Exception as error:  # it must not reach asyncio's log, values and all
+            log_line.error("connection broke off", exc_info=error)
+        finally:
+            await self._close()
+
     async def protocol_send(self, event: Event) -> None:
         """Called with what is to be sent, and with changes between idle and busy."""
         if isinstance(event, Updated):
@@ -80,13 +109,19 @@ class Connection(TCPServer):
         await super().protocol_send(event)
 
     async def _read_data(self) -> None:
-        while not self.reader.at_eof():
-            try:
-                data = await self.reader.read(MAX_RECV)
-            except OSError:
-                break
-            await self.protocol.handle(RawData(data))
-            await self._keep_bounds_of_http_2()
+        try:
+            while not self.reader.at_eof():
+                try:
+                    data = await self.reader.read(MAX_RECV)
+                except OSError:
+                    break
+                await self.protocol.handle(RawData(data))
+                await self._keep_bounds_of_http_2()
+        finally:
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        """Whatever is under way may end: without this a task would wait for ever, and the socket with it."""
         self._client_left = True
         await self.protocol.handle(Closed())
         spoken = self.protocol.protocol

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import logging
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import structlog
 
+from atlas.core.errors import LogUnavailable
 from atlas.runtime.telemetry import (
     LIBRARY_LINES_MAX,
     LIBRARY_MESSAGES_MAX,
@@ -65,11 +67,32 @@ def test_a_librarys_record_becomes_a_line_of_ours() -> None:
 def test_an_exception_goes_into_its_line() -> None:
     logs = Logs()
     try:
-        raise OSError("the cable")
+        raise OSError(5, "the cable")
     except OSError:
         logging.getLogger("aiokafka").exception("broken")
     [line] = logs.lines()
     assert "OSError: the cable" in line["exception"]
+
+
+def test_what_an_exception_quotes_stays_out_of_the_line() -> None:
+    logs = Logs()
+
+    secret = f"{uuid.uuid4()}"  # lines of source are shown, and may be
+    try:
+        try:
+            raise ValueError(secret)
+        except ValueError as error:
+            group = [KeyError(secret), LogUnavailable("the disk is full")]
+            raise ExceptionGroup(secret, group) from error
+    except ExceptionGroup:
+        logging.getLogger("asyncio").exception("Task failed\ntask: <Task exception=ValueError(%r)>", secret)
+        structlog.get_logger().error("it failed", exc_info=True)
+    lines = logs.lines()
+    assert secret not in json.dumps(lines)
+    assert [line["event"] for line in lines] == ["Task failed", "it failed"]
+    for line in lines:
+        assert line["exception"].count("one of them") == 2
+        assert "LogUnavailable: the disk is full" in line["exception"]
 
 
 def test_of_a_flood_the_first_lines_are_written_and_the_next_window_says_how_many_were_not() -> None:

@@ -8,7 +8,6 @@ the reference's form. Only a bug is a 500.
 
 from __future__ import annotations
 
-import traceback
 from typing import Final
 
 import structlog
@@ -34,6 +33,7 @@ from atlas.gateway.http_call import HttpCall
 from atlas.gateway.quotas import Quotas
 from atlas.gateway.replies import error_reply, response_headers
 from atlas.gateway.resources import Area, Operation, Resource
+from atlas.runtime.telemetry import traceback_of
 
 _log = structlog.get_logger()
 
@@ -87,7 +87,7 @@ class Front:
                 request_id=call.request_id,
                 route=resource.template,
                 method=call.method,
-                exception=_without_values(error),
+                exception=traceback_of(error),
             )
             return error_reply(ApiError("internal_error", "This is a bug in Atlas."), call.request_id)
 
@@ -141,20 +141,9 @@ def _no_operation(resource: Resource) -> ApiError:
 
 async def _send(call: HttpCall, reply: Reply, send: Send) -> None:
     headers = response_headers(call.request_id, reply, call.extra)
-    if call.body.is_pending and call.scope["http_version"].startswith("1"):
+    if (call.body.is_pending or call.is_ambiguous) and call.scope["http_version"].startswith("1"):
         # The rest of the body would be taken for the next request. HTTP/2 has no such header, nor need.
         headers.append((b"connection", b"close"))
     body = b"" if call.scope["method"] == "HEAD" else reply.body
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def _without_values(error: BaseException) -> str:
-    """The traceback of an error and its causes, without their messages: those may quote a payload."""
-    parts = []
-    cause: BaseException | None = error
-    while cause is not None:
-        where = "".join(traceback.format_tb(cause.__traceback__))
-        parts.append(f"{where}{type(cause).__module__}.{type(cause).__qualname__}")
-        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-    return "\ncaused by\n".join(parts)

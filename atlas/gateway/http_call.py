@@ -26,6 +26,7 @@ _ONCE: Final = {
     b"content-length": "Content-Length",
     b"transfer-encoding": "Transfer-Encoding",
 }
+_FRAMING: Final = (b"content-length", b"transfer-encoding")
 #: A longer number of bytes than this has is no length of anything.
 _LENGTH_DIGITS_MAX: Final = 18
 
@@ -36,11 +37,12 @@ class HttpCall:
     Attributes:
         method: as routes know it: HEAD is GET.
         extra: headers for whatever the answer will be.
+        is_ambiguous: nobody can tell where its body ends (RFC 9112, 6.1 and 6.3).
     """
 
     __slots__ = (
-        "_principal", "body", "body_bytes_max", "envelope_depth", "extra", "headers", "method", "path_params",
-        "request_id", "scope",
+        "_principal", "body", "body_bytes_max", "envelope_depth", "extra", "headers", "is_ambiguous",
+        "method", "path_params", "request_id", "scope",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, request_id: str, deadlines: Deadlines) -> None:
@@ -53,6 +55,7 @@ class HttpCall:
         self.body = Body(receive, deadlines)
         self.body_bytes_max = BODY_BYTES_MAX
         self.envelope_depth = 0
+        self.is_ambiguous = False
         self.extra: list[Header] = []
         self._principal: Principal | None = None
 
@@ -71,8 +74,12 @@ class HttpCall:
             self.body.announced(int(length))
         elif length is not None or chunked or not self.scope["http_version"].startswith("1"):
             self.body.announced(None)
+        self.is_ambiguous = length is not None and (chunked or not is_number)
         if len(headers) != len(self.scope["headers"]):
-            _refuse_repeats(self.scope["headers"])
+            repeated = _repeated(self.scope["headers"])
+            if repeated is not None:
+                self.is_ambiguous |= repeated in _FRAMING
+                raise InvalidRequest(_ONCE[repeated], "the header is given more than once")
         if length is not None and chunked:
             raise InvalidRequest("Content-Length", "must not come together with Transfer-Encoding")
         if length is not None and not is_number:
@@ -127,9 +134,11 @@ class HttpCall:
             raise ApiError("unsupported_media_type", "A body must not have a Content-Encoding.")
 
 
-def _refuse_repeats(headers: list[Header]) -> None:
+def _repeated(headers: list[Header]) -> bytes | None:
+    """The first header that is there again and may be there once."""
     seen: set[bytes] = set()
     for name, _ in headers:
         if name in seen and name in _ONCE:
-            raise InvalidRequest(_ONCE[name], "the header is given more than once")
+            return name
         seen.add(name)
+    return None

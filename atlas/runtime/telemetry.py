@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from typing import Any, Final, TextIO
 
@@ -23,6 +24,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from atlas.core.errors import LogUnavailable, StoreUnavailable
 from atlas.core.timestamps import format_ms
 
 LOG_QUEUE_MAX: Final = 10_000
@@ -132,6 +134,33 @@ def _stamp(_logger: object, _method: str, event: Any) -> Any:
     return event
 
 
+def _without_values(_logger: object, _method: str, event: Any) -> Any:
+    found = event.pop("exc_info", None)
+    error = found[1] if isinstance(found, tuple) else sys.exc_info()[1] if found is True else found
+    if isinstance(error, BaseException):
+        event["exception"] = traceback_of(error)
+    return event
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback of an error, of what it groups and of its causes, without their messages: those may quote
+    a payload or a key. But for what is said of a log or store that is away, and by the operating system.
+    """
+    parts = []
+    cause: BaseException | None = error
+    while cause is not None:
+        text = f"{type(cause).__module__}.{type(cause).__qualname__}"
+        if isinstance(cause, LogUnavailable | StoreUnavailable):
+            text += f": {cause}"
+        elif isinstance(cause, OSError) and cause.strerror:
+            text += f": {cause.strerror}"
+        parts.append("".join(traceback.format_tb(cause.__traceback__)) + text)
+        if isinstance(cause, BaseExceptionGroup):
+            parts.extend(f"one of them:\n{traceback_of(one)}" for one in cause.exceptions)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "\ncaused by\n".join(parts)
+
+
 def _render(_logger: object, _method: str, event: Any) -> str:
     return orjson.dumps(event, default=str).decode()
 
@@ -143,7 +172,7 @@ def configure_logging(metrics: Metrics, out: TextIO = sys.stderr, level: int = l
         processors=[
             structlog.processors.add_log_level,
             _stamp,
-            structlog.processors.format_exc_info,
+            _without_values,
             _render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -171,8 +200,10 @@ class _StandardLibrary(logging.Handler):
             return
         more: dict[str, Any] = {"suppressed": window.suppressed} if window.suppressed else {}
         window.suppressed = 0
+        # asyncio goes on with what its task or transport looks like, and that with what it failed at.
+        message = record.getMessage().partition("\n")[0]
         structlog.get_logger().log(
-            record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info, **more
+            record.levelno, message, logger=record.name, exc_info=record.exc_info, **more
         )
 
     def _window(self, record: logging.LogRecord) -> _Window:

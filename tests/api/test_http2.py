@@ -15,7 +15,7 @@ import pytest
 from atlas.core.limits import BODY_BYTES_MAX
 from tests.api.atlas_process import EVENT, answered, create_stream, every_page, refused, running
 from tests.asgi_client import Answer
-from tests.http_client import DEADLINE_S, Client
+from tests.http_client import DEADLINE_S, Client, check_form
 from tests.processes import Dev
 
 HeaderList = list[tuple[str, str]]
@@ -56,12 +56,25 @@ class Http2:
             self._exchange(answer)
         return Answer(answer.status, answer.headers, answer.body)
 
-    def _exchange(self, answer: _Collected) -> None:
+    def together(self, *heads: HeaderList) -> list[_Collected]:
+        """What comes of requests without a body, all of them sent in one piece."""
+        answers = []
+        for head in heads:
+            stream_id = self._h2.get_next_available_stream_id()
+            self._h2.send_headers(stream_id, head, end_stream=True)
+            answers.append(_Collected(stream_id))
+        first, *others = answers
+        while not all(answer.ended for answer in answers):
+            self._exchange(first, *others)
+        return answers
+
+    def _exchange(self, *answers: _Collected) -> None:
         self._socket.sendall(self._h2.data_to_send())
         data = self._socket.recv(65_536)
         assert data, "the connection was closed"
         for event in self._h2.receive_data(data):
-            answer.take(event)
+            for answer in answers:
+                answer.take(event)
             if isinstance(event, h2.events.DataReceived):
                 self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
 
@@ -75,7 +88,7 @@ class _Collected:
         self.status = 0
         self.headers: list[tuple[str, str]] = []
         self.body = b""
-        self.ended = False
+        self.ended = self.was_reset = False
 
     def take(self, event: h2.events.Event) -> None:
         if getattr(event, "stream_id", None) != self._stream_id:
@@ -88,6 +101,7 @@ class _Collected:
             self.body += event.data
         elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
             self.ended = True
+            self.was_reset = isinstance(event, h2.events.StreamReset)
 
 
 @pytest.fixture(scope="module")
@@ -179,4 +193,41 @@ def test_odd_headers_do_no_harm(clients: tuple[Http2, Client], headers: HeaderLi
     else:
         assert answer.status < 500
     assert len(every_page(live, "/v1/events")) <= 1
+    answered(live.post("/v1/events", EVENT), 202)
+
+
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [
+        ({":path": "/v1/events/\u00e9"}, 404),
+        ({":path": "/v1/\u2603?a=\u00e9"}, 404),
+        ({":path": "http://a/v1/events/evt_1"}, 404),
+        ({":path": "*"}, 404),
+        ({":method": "G\u00c9T"}, 0),
+        ({":method": ""}, 0),
+        ({":method": "GET /"}, 0),
+        ({":method": "CONNECT", ":path": None, ":scheme": None}, 0),
+        ({":method": "CONNECT", ":protocol": "websocket", "sec-websocket-version": "13"}, 405),
+    ],
+    ids=repr,
+)
+def test_a_request_that_cannot_be_read_ends_its_own_stream_alone(
+    clients: tuple[Http2, Client], changed: dict[str, str | None], status: int
+) -> None:
+    spoken, live = clients
+    fields: dict[str, str | None] = {
+        ":method": "GET",
+        ":scheme": "http",
+        ":authority": "a",
+        ":path": "/v1/events",
+        "authorization": f"Bearer {live.token}",
+    }
+    good = [(name, value) for name, value in fields.items() if value is not None]
+    bad = [(name, value) for name, value in {**fields, **changed}.items() if value is not None]
+    bad.sort(key=lambda field: not field[0].startswith(":"))
+    before, broken, after = spoken.together(good, bad, good)
+    assert (before.status, after.status) == (200, 200)
+    assert (broken.status, broken.was_reset) == (status, not status)
+    if status:
+        check_form(Answer(broken.status, broken.headers, broken.body))
     answered(live.post("/v1/events", EVENT), 202)

@@ -75,7 +75,7 @@ async def only_this_is_left(tasks: set[asyncio.Task[Any]]) -> None:
 
 
 def http_2(*requests: bytes, take_back: bool = False) -> bytes:
-    connection = h2.connection.H2Connection(h2.config.H2Configuration())
+    connection = h2.connection.H2Connection(h2.config.H2Configuration(validate_outbound_headers=False))
     connection.initiate_connection()
     for path in requests:
         stream_id = connection.get_next_available_stream_id()
@@ -110,6 +110,27 @@ async def test_a_connection_ends_after_an_answer_to_nobody(server: str, request_
         await asyncio.wait_for(app.asked.wait(), 10)
         await hang_up(writer)
         app.go_on.set()
+        await only_this_is_left(before)
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        http_2(b"/", b"/\xff"),
+        http_2(b"/\xff", b"/"),
+        GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA\r\n\r\n"),
+        GET.replace(
+            b"\r\n\r\n",
+            b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: \xff\r\n\r\n",
+        ),
+    ],
+)
+async def test_a_connection_with_a_bad_request_ends_with_its_client(request_bytes: bytes) -> None:
+    async with served(App(), "hypercorn") as port:
+        await hang_up(await asked(port, GET))
+        before = asyncio.all_tasks()
+        for _ in range(MANY):
+            await hang_up(await asked(port, request_bytes))
         await only_this_is_left(before)
 
 
