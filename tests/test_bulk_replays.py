@@ -10,8 +10,10 @@ import pytest
 
 from atlas.core.commands import CancelReplay, DisableTarget, ReactivateTarget, StartReplay
 from atlas.core.entities import BulkReplay
-from atlas.core.facts import ReplayRequested
+from atlas.core.facts import ReplayRequested, ShardClaimed
+from atlas.core.projection import EventState
 from atlas.core.replays import BulkProgress, Replay, replay_view
+from atlas.ports.read_model import EventQuery
 from tests.simulation import SCOPE, Simulation, answer_ok, refuse
 from tests.test_takeover import check_rebuild
 from tests.virtual_time import VirtualClock, pass_time, virtual_time
@@ -237,3 +239,28 @@ async def test_a_route_that_failed_is_meant_while_another_is_retried(
         assert (view["matched"], view["replayed"]) == (3, 3)
         await pass_time(1)
         assert sent(sim) == {(each, "http://wf_a"): 1 for each in ids}
+
+
+@virtual_time
+async def test_one_that_fails_holds_up_neither_the_others_nor_its_shard(
+    clock: VirtualClock, tmp_path: Path
+) -> None:
+    async with Simulation(clock, tmp_path) as sim:
+        ids = await delivered(sim)
+        claims = sum(isinstance(fact, ShardClaimed) for fact in await sim.every_fact())
+        listed, failing = sim.read_model.list, True
+
+        async def fails_at_one(query: EventQuery) -> list[EventState]:
+            if query.type == "at.fault" and failing:
+                raise TypeError("a fault at the port")
+            return await listed(query)
+
+        sim.read_model.list = fails_at_one  # type: ignore[method-assign]  # a fault at the port
+        broken = await start(sim, type="at.fault")
+        assert (await until_done(sim, await start(sim)))["replayed"] == EVENTS
+        await sim.until_status(await sim.accept("orders", 10), "delivered")
+        assert sum(isinstance(fact, ShardClaimed) for fact in await sim.every_fact()) == claims
+        assert (await shown(sim, broken))["status"] == "running"
+        failing = False
+        assert (await until_done(sim, broken))["matched"] == 0
+        assert len(ids) == EVENTS

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from atlas.core.commands import DeleteTarget, PatchStream
+from atlas.core.commands import DeleteTarget, PatchStream, RequestRebuild, encode_command
 from atlas.core.errors import ApiError
-from atlas.core.facts import CONTROL_TOPIC
+from atlas.core.facts import CONTROL_SCHEMA, CONTROL_TOPIC, SCHEMA_HEADER
 from atlas.ports.log import NewRecord
 from atlas.runtime.registry import CONFIRM_MAX_S, CONTROL
 from tests.simulation import SCOPE, Simulation
@@ -45,12 +45,27 @@ async def test_of_two_who_propose_one_name_the_first_in_the_log_wins(
         assert len(sim.registry.state.streams[SCOPE]) == 1
 
 
+KNOWN = encode_command(RequestRebuild(id="cmd_1", at_ms=0, job_id="rbd_1"))
+
+
 @virtual_time
+@pytest.mark.parametrize(
+    ("value", "schema"),
+    [
+        (b'{"command":"from.the.future","id":"c"}', CONTROL_SCHEMA),
+        (b"[" * 10_000, CONTROL_SCHEMA),
+        (b"", CONTROL_SCHEMA),
+        (None, CONTROL_SCHEMA),
+        (KNOWN, b"atlas.control/2"),
+        (KNOWN, None),
+    ],
+)
 async def test_a_control_record_of_a_newer_version_makes_it_unready(
-    clock: VirtualClock, tmp_path: Path
+    clock: VirtualClock, tmp_path: Path, value: bytes | None, schema: bytes | None
 ) -> None:
     async with Simulation(clock, tmp_path) as sim:
-        await sim.log.append(CONTROL_TOPIC, 0, [NewRecord(b'{"command":"from.the.future","id":"c"}')])
+        headers = () if schema is None else ((SCHEMA_HEADER, schema),)
+        await sim.log.append(CONTROL_TOPIC, 0, [NewRecord(value, None, headers)])
         await pass_time(1)
         assert "unknown to this version" in (sim.registry.not_ready() or "")
         with pytest.raises(ApiError) as refused:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, for_code
 from aiokafka.protocol.admin import CreateTopicsRequest, DeleteRecordsRequest
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Boolean, Int8, Int16, Int32, Schema, String
@@ -15,7 +15,7 @@ from atlas.adapters.kafka_cluster import Answer, Cluster, by_topic
 from atlas.adapters.kafka_errors import is_passing, raise_code
 from atlas.adapters.kafka_offsets import END, list_offsets
 from atlas.adapters.kafka_settings import BACKOFF_S, REQUEST_TIMEOUT_S, KafkaSettings
-from atlas.core.errors import TopicMismatch
+from atlas.core.errors import TopicRefused
 from atlas.ports.log import TopicPartition
 
 #: The largest batch a topic takes: a request of 8 MiB becomes one, with what its envelopes add.
@@ -70,7 +70,7 @@ def durability(settings: KafkaSettings, brokers: int) -> tuple[int, int, str]:
 
 
 class Topics:
-    """Creates and alters topics. Errors are aiokafka's, or `TopicMismatch`, which will not pass."""
+    """Creates and alters topics. Errors are aiokafka's, or `TopicRefused`, which will not pass."""
 
     def __init__(self, cluster: Cluster, settings: KafkaSettings) -> None:
         self._cluster, self._settings = cluster, settings
@@ -80,7 +80,7 @@ class Topics:
         """Create the topic and wait until every broker knows it, or set the settings of the one there is.
 
         Raises:
-            TopicMismatch: there is one with another number of partitions.
+            TopicRefused: it is refused for good, or there is one with another number of partitions.
         """
         settings = topic_settings(retention_ms, self.min_insync)
         while True:
@@ -95,7 +95,7 @@ class Topics:
                 await self._await_everywhere(topic, partitions)
                 return
             if not is_passing(code):
-                raise_code(code)
+                raise TopicRefused(f"the topic {topic} is refused: {for_code(code).__name__}")
             await asyncio.sleep(BACKOFF_S)
 
     async def trim(self, source: TopicPartition, before_offset: int) -> bool:
@@ -124,6 +124,8 @@ class Topics:
         changes = [(name, _SET, value) for name, value in settings.items()]
         response = await self._send_to_any(_AlterRequest([(_TOPIC_RESOURCE, topic, changes)]))
         for code, *_ in response.responses:
+            if code and not is_passing(code):
+                raise TopicRefused(f"the settings of {topic} are refused: {for_code(code).__name__}")
             raise_code(code)
 
     async def _send_to_any(self, request: Any) -> Any:
@@ -141,7 +143,7 @@ class Topics:
         self._cluster.forget(topic)
         found = await self._cluster.partitions(topic)
         if found and found != partitions:
-            raise TopicMismatch(
+            raise TopicRefused(
                 f"the topic {topic} has {found} partitions where {partitions} are asked for: the number of "
                 "shards is fixed when Atlas is installed"
             )

@@ -22,7 +22,7 @@ from atlas.core.entities import (
     Workspace,
 )
 from atlas.core.errors import AtlasError
-from atlas.core.facts import Environment
+from atlas.core.facts import CONTROL_SCHEMA, Environment
 from atlas.core.limits import ENDPOINTS_MAX, TOPICS_MAX_DEFAULT
 
 
@@ -199,14 +199,19 @@ encode_command = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Command).decode
 
 
-def decode_command(value: bytes | None) -> Command:
+def decode_command(value: bytes | None, schema: bytes | None) -> Command:
     """Decode a control record.
+
+    Args:
+        schema: what its header names.
 
     Raises:
         UnknownControlFact: it is none that this version knows.
     """
+    if schema != CONTROL_SCHEMA:
+        raise UnknownControlFact(f"its schema is not {CONTROL_SCHEMA.decode()}")
     try:
         command: Command = _decode(value or b"")
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise UnknownControlFact(str(error)) from error
     return command

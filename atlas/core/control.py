@@ -39,6 +39,7 @@ from atlas.core.commands import (
     Scoped,
     StartReplay,
 )
+from atlas.core.control_bounds import check_bounds
 from atlas.core.control_targets import AnyTarget, present, scope_named
 from atlas.core.entities import (
     ENDPOINT_PREFIX,
@@ -86,6 +87,7 @@ class ControlState:
         if known is not None:
             return known
         try:
+            check_bounds(command)
             decided: Decision = _HANDLERS[type(command)](self, command, offset)
         except ApiError as refusal:
             decided = refusal

@@ -7,7 +7,7 @@
     ├── LogError                    raised by every adapter of the Log port
     │   ├── LogUnavailable          the append did not happen, or nobody can tell: try again
     │   ├── OffsetOutOfRange        the position is below the log's start: records were trimmed
-    │   ├── TopicMismatch           a topic of that name is there, and not as asked for
+    │   ├── TopicRefused            there cannot be such a topic
     │   └── UnknownTopic
     ├── StoreUnavailable            the read model cannot answer or take a batch now
     ├── StaleWriter                 a fenced write lost against a newer one: stop, do not retry
@@ -133,8 +133,8 @@ class OffsetOutOfRange(LogError):
     """The position lies below the log's start, or beyond its end."""
 
 
-class TopicMismatch(LogError):
-    """A topic of that name is there with another number of partitions: somebody else made it."""
+class TopicRefused(LogError):
+    """There cannot be such a topic: the brokers refuse it, or somebody else made it with other partitions."""
 
 
 class UnknownTopic(LogError):

@@ -17,6 +17,7 @@ from typing import Annotated, Final
 import msgspec
 
 from atlas.core import shapes
+from atlas.core.limits import MS_MAX
 
 LIFECYCLE_TOPIC: Final = "atlas.lifecycle"
 CONTROL_TOPIC: Final = "atlas.control"
@@ -57,7 +58,7 @@ BREAKER_KEY: Final = b"breaker"
 PROGRESS_KEY: Final = b"progress"
 
 #: Bounds that every store can hold, so that no record written by others can stop a fold.
-Millis = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Millis = Annotated[int, msgspec.Meta(ge=0, le=MS_MAX)]
 Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=2**31 - 1)]

@@ -55,6 +55,8 @@ BATCH_EVENTS_MAX: Final = 1_000
 #: `occurred_at`, in UTC.
 YEAR_MIN: Final = 1970
 YEAR_MAX: Final = 9999
+#: The last millisecond of the year 9999, in UTC.
+MS_MAX: Final = 253_402_300_799_999
 
 # Streams.
 STREAM_NAME_CHARS_MIN: Final = 3

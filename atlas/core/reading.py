@@ -41,7 +41,8 @@ def _checked(value: bytes | None, found: bytes | None, schema: bytes) -> bytes:
     return value
 
 
-def _schema_in(headers: Headers) -> bytes | None:
+def schema_in(headers: Headers) -> bytes | None:
+    """Type and version of a record, as its header names them."""
     for name, text in headers:  # a generator costs ten times as much, for each record folded
         if name == SCHEMA_HEADER:
             return text
@@ -54,7 +55,7 @@ def event_in(value: bytes | None, headers: Headers, topic: TopicName) -> EventRe
     Raises:
         Poison: it holds none that this version can take, or one that belongs to another topic.
     """
-    schema = _schema_in(headers)
+    schema = schema_in(headers)
     if value is not None and schema == FENCE_SCHEMA:
         return None
     try:
@@ -95,7 +96,7 @@ def fact_in(value: bytes | None, headers: Headers) -> LifecycleFact:
         Poison: it holds none that this version knows.
     """
     try:
-        fact: LifecycleFact = decode_lifecycle(_checked(value, _schema_in(headers), LIFECYCLE_SCHEMA))
+        fact: LifecycleFact = decode_lifecycle(_checked(value, schema_in(headers), LIFECYCLE_SCHEMA))
     except _UNREADABLE as error:
         raise Poison(f"not a lifecycle fact: {type(error).__name__}") from error
     return fact

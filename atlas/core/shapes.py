@@ -81,7 +81,7 @@ OccurredAt = Annotated[
         pattern=rf"^{_DATE_AND_TIME}(\.[0-9]{{1,9}})?Z$",
     ),
 ]
-AtMs = Annotated[int, said("Milliseconds since 1970 in UTC.", minimum=0, maximum=WHOLE_MAX)]
+AtMs = Annotated[int, said("Milliseconds since 1970 in UTC.", minimum=0, maximum=limits.MS_MAX)]
 DurationMs = Annotated[int, said(minimum=0, maximum=WHOLE_MAX)]
 Position = Annotated[int, said("An offset of a partition.", minimum=0, maximum=WHOLE_MAX)]
 Share = Annotated[float, said("Milliseconds, with a fraction.", minimum=0, maximum=2**31 - 1)]

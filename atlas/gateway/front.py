@@ -18,7 +18,7 @@ from atlas.core.errors import (
     ApiError,
     LogUnavailable,
     StoreUnavailable,
-    TopicMismatch,
+    TopicRefused,
     Unavailable,
     UnknownTopic,
 )
@@ -74,7 +74,7 @@ class Front:
             return await self._answer(resource, call)
         except ApiError as refusal:
             return error_reply(refusal, call.request_id)
-        except (LogUnavailable, UnknownTopic, TopicMismatch):
+        except (LogUnavailable, UnknownTopic, TopicRefused):
             # A topic that is not there yet: its stream was decided on a moment ago. Or somebody made it anew.
             return error_reply(Unavailable("The log cannot be used now."), call.request_id)
         except StoreUnavailable:

@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from atlas.core.commands import ArchiveStream, CreateStream, PatchStream
 from atlas.core.entities import ApiKey, Stream
-from atlas.core.errors import ApiError, TopicMismatch
+from atlas.core.errors import ApiError, TopicRefused
 from atlas.core.limits import STREAMS_MAX
 from atlas.core.requests import StreamCreate, StreamPatch, parse
 from atlas.gateway.call import Call, Reply, Services, json_reply
@@ -61,7 +61,7 @@ class Streams:
         )
         try:
             await check_topic(self._log, stream.topic)
-        except TopicMismatch as error:
+        except TopicRefused as error:
             raise ApiError("already_exists", str(error)) from error
         await self._registry.propose(command)
         await provide_topic(self._log, stream)

@@ -165,7 +165,7 @@ class Log(Protocol):
         """Create the topic, or, if it is there, only set its backstop retention.
 
         Raises:
-            TopicMismatch: one is there with another number of partitions.
+            TopicRefused: the log refuses it, or one is there with another number of partitions.
             LogUnavailable: nobody can tell whether it was created; do it again.
         """
 

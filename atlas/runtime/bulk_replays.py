@@ -37,6 +37,9 @@ STEP_S: Final = 0.2
 #: Events counted in one look.
 COUNT_EVENTS: Final = 1_000
 
+#: Between two tries of one that failed.
+AGAIN_S: Final = 30.0
+
 log_line = structlog.get_logger()
 
 
@@ -74,7 +77,7 @@ class BulkReplays:
                     self._more.clear()
                     for replay in self._asked_for():
                         self._begun.add(replay.id)
-                        group.create_task(self._carry_out(replay))
+                        group.create_task(self._carry_out_at_last(replay))
                     await self._more.wait()
         finally:
             self._registry.unsubscribe(self._folded)
@@ -91,6 +94,15 @@ class BulkReplays:
             for replay in known.values()
             if replay.id not in self._begun and replay.cancelled_at_ms is None and not is_past(replay, now_ms)
         ]
+
+    async def _carry_out_at_last(self, replay: BulkReplay) -> None:
+        """One that fails is no reason to hold up the others, nor the shard."""
+        while True:
+            try:
+                return await self._carry_out(replay)
+            except Exception as error:  # it is written down, and tried again
+                log_line.error("bulk replay failed", replay=replay.id, exc_info=error)
+            await asyncio.sleep(AGAIN_S)
 
     async def _carry_out(self, replay: BulkReplay) -> None:
         known = (await patiently(lambda: self._read_model.bulk_replays(replay.scope))).get(replay.id)

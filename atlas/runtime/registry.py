@@ -15,8 +15,9 @@ from atlas.core.commands import Command, UnknownControlFact, decode_command, enc
 from atlas.core.control import ControlState, Decision, Entity
 from atlas.core.errors import ApiError, LogError, Unavailable
 from atlas.core.facts import CONTROL_SCHEMA, CONTROL_TOPIC, SCHEMA_HEADER
+from atlas.core.reading import schema_in
 from atlas.ports.clock import Clock
-from atlas.ports.log import Log, NewRecord, TopicPartition
+from atlas.ports.log import Log, NewRecord, Record, TopicPartition
 
 CONTROL: Final = TopicPartition(CONTROL_TOPIC, 0)
 
@@ -85,7 +86,7 @@ class Registry:
                 batches = await reader.poll(_RECORDS_MAX, _POLL_S)
                 for batch in batches:
                     for record in batch.records:
-                        self._fold(record.value, record.offset)
+                        self._fold(record)
                 if not batches or self._clock.monotonic_s() - self._confirmed_s >= _CONFIRM_EVERY_S:
                     await self._confirm()
         finally:
@@ -164,9 +165,10 @@ class Registry:
             raise Unavailable("The decision was lost from memory; ask again.")
         return decision
 
-    def _fold(self, value: bytes | None, offset: int) -> None:
+    def _fold(self, record: Record) -> None:
+        offset = record.offset
         try:
-            command = decode_command(value)
+            command = decode_command(record.value, schema_in(record.headers))
         except UnknownControlFact as error:
             self.failure = f"control record {offset} is unknown to this version"
             raise UnknownControlFact(f"{self.failure}: {error}") from error

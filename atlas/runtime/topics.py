@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from atlas.core.entities import Stream
-from atlas.core.errors import TopicMismatch
+from atlas.core.errors import TopicRefused
 from atlas.ports.log import Log, TopicPartition
 from atlas.runtime.registry import Registry
 
@@ -29,7 +29,7 @@ async def provide_topic(log: Log, stream: Stream) -> None:
 
     Raises:
         LogUnavailable: nobody can tell whether that happened; do it again.
-        TopicMismatch: somebody else made it, otherwise than Atlas needs it.
+        TopicRefused: somebody else made it, otherwise than Atlas needs it.
     """
     retention_ms = stream.retention_ms + BACKSTOP_DAYS * _DAY_MS
     await log.create_topic(stream.topic, log.shards, retention_ms)
@@ -40,12 +40,12 @@ async def check_topic(log: Log, topic: str) -> None:
 
     Raises:
         LogUnavailable: nobody can tell now.
-        TopicMismatch: somebody else made it, otherwise than Atlas needs it.
+        TopicRefused: somebody else made it, otherwise than Atlas needs it.
     """
     one_more = [TopicPartition(topic, partition) for partition in range(log.shards + 1)]
     there = await log.end_offsets(one_more)
     if there and there.keys() != set(one_more[:-1]):
-        raise TopicMismatch(
+        raise TopicRefused(
             f"A topic {topic} that Atlas did not make is there, with other than {log.shards} partitions."
         )
 
@@ -83,7 +83,7 @@ class TopicReconciler:
         """False: what is wrong with this topic stays so; it is no reason to leave the others alone."""
         try:
             await provide_topic(self._log, stream)
-        except TopicMismatch as error:
+        except TopicRefused as error:
             log_line.error("topic cannot be provided", topic=stream.topic, error=str(error))
             return False
         return True

@@ -13,6 +13,7 @@ from atlas.core.control import ControlState
 from atlas.core.control_operations import PRODUCERS_KEPT_MAX, PRODUCERS_KEPT_MS
 from atlas.core.entities import Producer
 from atlas.core.errors import ApiError
+from atlas.core.facts import CONTROL_SCHEMA
 
 _numbers = count()
 
@@ -22,7 +23,7 @@ def opened(state: ControlState, index: str, at_ms: int) -> Producer | ApiError:
     producer = Producer(producer_id=next(_numbers), epoch=0, index=index, opened_at_ms=at_ms)
     command = OpenProducer(id=f"cmd_{producer.producer_id}", at_ms=at_ms, producer=producer)
     refusal = state.refusal(command)
-    decided = state.apply(decode_command(encode_command(command)), 0)
+    decided = state.apply(decode_command(encode_command(command), CONTROL_SCHEMA), 0)
     assert (refusal is not None) == isinstance(decided, ApiError)
     assert isinstance(decided, Producer | ApiError)
     return decided

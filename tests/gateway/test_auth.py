@@ -10,7 +10,7 @@ import pytest
 
 from atlas.core.commands import CreateKey, RevokeKey, encode_command
 from atlas.core.errors import LogUnavailable
-from atlas.core.facts import CONTROL_TOPIC
+from atlas.core.facts import CONTROL_SCHEMA, CONTROL_TOPIC, SCHEMA_HEADER
 from atlas.core.tokens import make_key
 from atlas.gateway.keys import new_key
 from atlas.ports.log import NewRecord, TopicPartition
@@ -115,7 +115,7 @@ async def test_a_key_made_elsewhere_a_moment_ago_opens(clock: VirtualClock, tmp_
     async with gateway(clock, tmp_path, handlers=Handlers()) as g:
         key, secret = new_key(g.services, (g.workspace_id, "live"), "secret", clock.now_ms())
         command = CreateKey(id="cmd_elsewhere", at_ms=clock.now_ms(), key=key)
-        record = NewRecord(encode_command(command))
+        record = NewRecord(encode_command(command), headers=((SCHEMA_HEADER, CONTROL_SCHEMA),))
         elsewhere = asyncio.create_task(g.services.log.append(CONTROL_TOPIC, 0, [record]))
         answer = await g.anonymous.using(secret).get("/v1/events")
         assert answer.json()["key"] == key.id

@@ -20,7 +20,7 @@ from atlas.adapters.kafka_log import KafkaLog
 from atlas.adapters.kafka_settings import KafkaSecurity, KafkaSettings
 from atlas.adapters.kafka_topics import APPEND_BYTES_MAX, durability
 from atlas.adapters.system_clock import SystemClock
-from atlas.core.errors import LogUnavailable, TopicMismatch
+from atlas.core.errors import LogUnavailable, TopicRefused
 from atlas.ports.log import NewRecord, TopicPartition
 from tests.conformance.log_deployments import AT_ONCE_S, numbered, read_all, records, values
 from tests.kafka.installation import READY_MAX_S
@@ -105,15 +105,15 @@ async def test_retention_is_altered_and_an_operators_setting_stays() -> None:
 async def test_a_topic_with_another_number_of_partitions_is_refused() -> None:
     async with place() as at:
         await at.log.create_topic(at.topic, 2, None)
-        with pytest.raises(TopicMismatch, match="has 2 partitions where 3"):
+        with pytest.raises(TopicRefused, match="has 2 partitions where 3"):
             await at.log.create_topic(at.topic, 3, None)
 
 
 async def test_an_error_inside_the_response_is_raised() -> None:
     async with place() as at:
-        with pytest.raises(LogUnavailable, match="InvalidTopic"):
+        with pytest.raises(TopicRefused, match="InvalidTopic"):
             await at.log.create_topic("no/such/name", 1, None)
-        with pytest.raises(LogUnavailable, match="InvalidPartitions"):
+        with pytest.raises(TopicRefused, match="InvalidPartitions"):
             await at.log.create_topic(at.topic, 0, None)
 
 
