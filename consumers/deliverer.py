@@ -13,11 +13,12 @@ from atlas.core.control import Decision
 from atlas.core.entities import Target
 from atlas.core.facts import LIFECYCLE_TOPIC
 from atlas.ports.log import Member
+from atlas.runtime.claim_fold import GROUP
 from atlas.runtime.claim_watch import ClaimLost, ClaimWatch
 from atlas.runtime.engine import Engine
 from atlas.runtime.owner_services import OwnerServices
 from atlas.runtime.patience import backoff_s
-from atlas.runtime.shard_owner import GROUP, ShardOwner
+from atlas.runtime.shard_owner import ShardOwner
 from atlas.runtime.supervisor import STABLE_S, describe
 
 #: A shard whose owner failed is claimed again after this long, while it is still assigned.

@@ -3,6 +3,8 @@
 They are asked for by commands in `atlas.control`, and done one at a time, in that order. The store notes how
 far it has come with them: one that a crash cut short is begun again by the next process, and a store that
 was made anew owes none of those before it. Ingest and the projection go on meanwhile.
+
+A read model that is ahead of the log, which has lost records, is made anew without being asked for.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import Final
 
 import structlog
@@ -63,7 +66,8 @@ class Keeper:
     ) -> None:
         self._log, self._read_model, self._stores = log, read_model, stores
         self._projector, self._registry, self._clock = projector, registry, clock
-        self._asked = asyncio.Event()
+        self._asked, self._ahead = asyncio.Event(), True
+        projector.on_ahead = self._is_ahead
 
     async def run(self) -> None:
         """Do for ever what is asked for."""
@@ -72,6 +76,8 @@ class Keeper:
             await patiently(self._registry.stands_at_end)
             while True:
                 self._asked.clear()
+                if self._ahead:  # or may be: nobody has looked yet
+                    await self._catch_down()
                 job = await self._next()
                 if job is None:
                     await self._asked.wait()
@@ -83,6 +89,31 @@ class Keeper:
     def _folded(self, command: Command, decision: Decision) -> None:
         if isinstance(decision, Job):
             self._asked.set()
+
+    def _is_ahead(self) -> None:
+        self._ahead = True
+        self._asked.set()
+
+    async def _catch_down(self) -> None:
+        """Make the read model anew if it holds more than the log."""
+        positions = (await patiently(self._read_model.progress)).positions
+        ends = await patiently(lambda: self._log.end_offsets(positions))
+        self._ahead = False
+        lost = {source: ends[source] for source in ends if positions[source] > ends[source]}
+        if not lost:
+            return
+        log_line.error("the read model is ahead of the log, and is made anew", partitions=len(lost))
+        work = _Work(
+            self, JobState(id="", status=RUNNING, started_at_ms=self._clock.now_ms()), is_asked_for=False
+        )
+        for tries in count():
+            try:
+                await self._make_anew(work, None)
+            except (AtlasError, TimeoutError) as error:
+                log_line.warning("the read model was not made anew", tries=tries + 1, error=str(error))
+                await asyncio.sleep(backoff_s(tries))
+            else:
+                return
 
     async def _next(self) -> Job | None:
         position = (await patiently(self._read_model.jobs)).position
@@ -98,7 +129,7 @@ class Keeper:
             work = _Work(self, begun)
             try:
                 await self._read_model.note_jobs([work.state])
-                await (self._rebuild(job, work) if job.kind == REBUILD else self._verify(job, work))
+                await (self._make_anew(work, job) if job.kind == REBUILD else self._verify(job, work))
             except (AtlasError, TimeoutError) as error:
                 reason = str(error) or type(error).__name__
                 log_line.warning("job failed", job=job.id, tries=tries + 1, error=reason)
@@ -112,20 +143,29 @@ class Keeper:
 
     # -- rebuild
 
-    async def _rebuild(self, job: Job, work: _Work) -> None:
+    async def _make_anew(self, work: _Work, job: Job | None) -> None:
+        """Fold the log into a store of its own, and go on with that."""
         async with self._shadow() as shadow:
             fold = self._fold_into(shadow)
             async with fold.of(range(self._log.shards)):
                 for _ in range(PASSES):
                     await work.fold_to(fold, await self._log.end_offsets(self._sources()))
                 async with self._projector.paused(), asyncio.timeout(PAUSE_MAX_S):
-                    progress = await self._read_model.progress()
-                    await work.fold_to(fold, progress.positions)
+                    await work.fold_to(fold, await self._projected())
                     before = await self._read_model.jobs()
-                    done = replace(work.state, status=COMPLETED, completed_at_ms=self._clock.now_ms())
-                    states = {**before.states, job.id: done}
-                    await shadow.store.note_jobs(list(states.values()), job.offset + 1)
+                    states = dict(before.states)
+                    if job is not None:
+                        now_ms = self._clock.now_ms()
+                        states[job.id] = replace(work.state, status=COMPLETED, completed_at_ms=now_ms)
+                    position = before.position if job is None else job.offset + 1
+                    await shadow.store.note_jobs(list(states.values()), position)
                     await shadow.take_over()
+
+    async def _projected(self) -> Mapping[TopicPartition, int]:
+        """How far the read model is, as far as the log still goes there."""
+        positions = (await self._read_model.progress()).positions
+        ends = await self._log.end_offsets(positions)
+        return {source: min(position, ends.get(source, position)) for source, position in positions.items()}
 
     def _sources(self) -> list[TopicPartition]:
         streams = self._registry.state.streams.values()
@@ -196,8 +236,8 @@ class Keeper:
 class _Work:
     """One try at a job, and how far it has come."""
 
-    def __init__(self, keeper: Keeper, state: JobState) -> None:
-        self.state = state
+    def __init__(self, keeper: Keeper, state: JobState, *, is_asked_for: bool = True) -> None:
+        self.state, self._is_asked_for = state, is_asked_for
         self._keeper = keeper
         self._noted_s = float("-inf")
 
@@ -217,7 +257,7 @@ class _Work:
                 raise LogUnavailable("the log does not give all of its records")
             folded = sum(max(0, at - starts.get(source, 0)) for source, at in fold.positions.items())
             self.state = replace(self.state, records_folded=folded, records_total=max(total, folded))
-            if self._keeper.now_s() - self._noted_s >= NOTE_EVERY_S:
+            if self._is_asked_for and self._keeper.now_s() - self._noted_s >= NOTE_EVERY_S:
                 self._noted_s = self._keeper.now_s()
                 await self._keeper.note(self.state)
         await fold.applied()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from atlas.core.errors import LogUnavailable, StaleWriter
+from atlas.core.errors import LogUnavailable, OffsetOutOfRange, StaleWriter
 from atlas.core.facts import LIFECYCLE_TOPIC
 from atlas.ports.clock import Clock
 from atlas.ports.log import Log, Member, TopicPartition
@@ -27,6 +27,9 @@ _SMALL_RECORDS: Final = 200
 class Projector:
     """Runs under a supervisor; any exception ends it, and a new run starts from the stored positions.
 
+    Attributes:
+        on_ahead: called when the log is found to end below those.
+
     Args:
         alone: a lock on the read model sees to it that there is one projector at a time. The group's
             protocol would make it wait for the session of one that was killed.
@@ -44,14 +47,22 @@ class Projector:
         self._log, self._read_model, self._clock, self._alone = log, read_model, clock, alone
         self._fold = Fold(log, read_model, registry, clock, metrics)
         self._turn = asyncio.Lock()
+        self.on_ahead: Callable[[], None] = lambda: None
 
     async def run(self) -> None:
-        """Project for ever the shards that the group gives this member; alone, all of them."""
+        """Project for ever the shards that the group gives this member; alone, all of them.
+
+        Raises:
+            OffsetOutOfRange: the log has lost what is in the read model; `on_ahead` was called.
+        """
         member = await self._log.join(GROUP, LIFECYCLE_TOPIC, self._alone)
         try:
             shards: frozenset[int] = frozenset()
             while True:
                 shards = await self._project_while_held(member, shards)
+        except OffsetOutOfRange:
+            self.on_ahead()
+            raise
         finally:
             await member.leave()
 

@@ -13,8 +13,8 @@ from atlas.core.errors import UnknownTopic
 from atlas.core.facts import LIFECYCLE_TOPIC, ShardClaimed
 from atlas.ports.log import Batch, TopicPartition
 from atlas.ports.sender import DeliveryResult
+from atlas.runtime.claim_fold import GROUP
 from atlas.runtime.claim_watch import PAUSE_S, Claim
-from atlas.runtime.shard_owner import GROUP
 from tests.sim_process import Process
 from tests.simulation import OK, Sent, Simulation, answer_ok
 from tests.test_takeover import check_attempts, check_rebuild

@@ -21,9 +21,9 @@ from atlas.core.facts import (
 )
 from atlas.ports.log import Batch, Log, Reader, TopicPartition
 from atlas.ports.sender import DeliveryResult
+from atlas.runtime.claim_fold import GROUP
 from atlas.runtime.readiness import STALLED_S, Readiness
 from atlas.runtime.registry import Registry
-from atlas.runtime.shard_owner import GROUP
 from atlas.runtime.trimmer import TRIM_EVERY_S
 from tests.sim_faults import FaultySimulation
 from tests.simulation import GONE, OK, SCOPE, Sent, answer_down

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from atlas.core.facts import LIFECYCLE_TOPIC
 from atlas.ports.log import TopicPartition
-from atlas.runtime.shard_owner import GROUP
+from atlas.runtime.claim_fold import GROUP
 from atlas.runtime.trimmer import TRIM_EVERY_S
 from tests.sim_faults import FaultySimulation
 from tests.simulation import Simulation, answer_down

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from atlas.adapters.poll_share import poll_share
+from atlas.core.errors import OffsetOutOfRange
 from atlas.ports.log import Batch, Record, TopicPartition
 
 
@@ -93,6 +94,8 @@ class EmbeddedReader:
 
     async def _read(self, source: TopicPartition, position: int, records_max: int) -> Batch:
         start, end = self._source.bounds(source) or (position, position)
+        if position > end:
+            raise OffsetOutOfRange(f"{source} ends at {end}, and was read up to {position}")
         offset = max(position, start)
         records: Sequence[Record] = ()
         if offset < end:

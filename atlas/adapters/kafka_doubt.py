@@ -114,7 +114,8 @@ class Doubts:
             found: set[bytes] = set()
             end_offset = (await fence(self._log.cluster, owner, [source])).get(source)
             if end_offset is not None:  # else it was deleted, with whatever landed there
-                first_offset = min(append.first_offset for append in appends)
+                # One beyond the end is of a log that has lost its end since.
+                first_offset = min(end_offset, *(append.first_offset for append in appends))
                 found = await landed(self._log, source, names.keys(), first_offset, end_offset)
             await self._index.run(partial(KeyIndex.take_if_free, rows=[names[each] for each in found]))
             for append in appends:

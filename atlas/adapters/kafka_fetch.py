@@ -11,7 +11,7 @@ from aiokafka.protocol.fetch import FetchRequest
 
 from atlas.adapters.kafka_cluster import OFFSET_OUT_OF_RANGE, QUICK, Cluster, by_topic
 from atlas.adapters.kafka_errors import is_passing, raise_code
-from atlas.adapters.kafka_offsets import START, list_offsets
+from atlas.adapters.kafka_offsets import END, START, list_offsets
 from atlas.adapters.kafka_records import Chunk
 from atlas.adapters.kafka_settings import BACKOFF_S
 from atlas.core.errors import UnknownTopic
@@ -27,7 +27,8 @@ class Nothing(enum.Enum):
     """Why there is no chunk."""
 
     YET = "at the end"
-    HERE = "not to be read here now, or beyond the end: ask again a little later"
+    HERE = "not to be read here now: ask again a little later"
+    BEYOND = "beyond the end"
 
 
 Found = Chunk | Nothing
@@ -87,8 +88,11 @@ async def _after_gap(
 ) -> Found:
     """The records that come after those trimmed before this reader saw them."""
     start = (await list_offsets(cluster, [source], START)).get(source)
-    if start is None or position >= start:
-        return Nothing.HERE  # beyond the end: the log may yet get there
+    end = (await list_offsets(cluster, [source], END)).get(source)
+    if start is None or end is None or start <= position <= end:
+        return Nothing.HERE
+    if position > end:
+        return Nothing.BEYOND
     answers = await _request(cluster, node, {source: start}, 0, connection)
     code, data = answers[source]
     if code:

@@ -20,7 +20,7 @@ from atlas.adapters.kafka_errors import unavailable, within
 from atlas.adapters.kafka_fetch import Found, Nothing, fetch
 from atlas.adapters.kafka_records import Chunk
 from atlas.adapters.poll_share import poll_share
-from atlas.core.errors import LogUnavailable
+from atlas.core.errors import LogError, LogUnavailable, OffsetOutOfRange
 from atlas.ports.log import Batch, TopicPartition
 
 #: A fetch waits this long at the broker.
@@ -31,6 +31,8 @@ LOOK_MAX_S: Final = 5.0
 BUFFERED_BYTES_MAX: Final = 16 * 1024 * 1024
 #: Fetches under way to one broker, each on a connection of its own.
 FETCHES_PER_BROKER_MAX: Final = 3
+#: A position that lies beyond the end for so long lies there for good: leaders that change have settled.
+BEYOND_S: Final = 1.0
 #: A partition that cannot be read just now (no leader, no topic yet) is left alone for this long.
 RETRY_S: Final = 0.2
 
@@ -51,11 +53,15 @@ class KafkaReader:
         self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._learning: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._failure: LogUnavailable | None = None
+        self._failure: LogError | None = None
+        #: Since when a partition's position has been found beyond the end.
+        self._beyond_s: dict[TopicPartition, float] = {}
         self._closed = False
 
     def assign(self, positions: Mapping[TopicPartition, int]) -> None:
         self._positions.update(positions)
+        for source in positions:
+            self._beyond_s.pop(source, None)
         self._wake.set()
 
     def unassign(self, sources: Iterable[TopicPartition]) -> None:
@@ -133,12 +139,23 @@ class KafkaReader:
     def _keep(self, found: Mapping[TopicPartition, Found]) -> None:
         """Note what a fetch found; other fetches may have been quicker."""
         for source, what in found.items():
+            if what is Nothing.BEYOND:
+                self._note_beyond(source)
+                continue
+            self._beyond_s.pop(source, None)
             if isinstance(what, Chunk):
                 moved = self._positions.get(source) != what.position
                 if not moved and source not in self._chunks:
                     self._chunks[source] = what
             elif what is Nothing.HERE:
                 self._rest(source)
+
+    def _note_beyond(self, source: TopicPartition) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._beyond_s.setdefault(source, now_s) >= BEYOND_S and source in self._positions:
+            position = self._positions[source]
+            self._failure = OffsetOutOfRange(f"{source} was read up to {position}, beyond its end")
+        self._rest(source)
 
     # -- fetching -----------------------------------------------------------------------------
 

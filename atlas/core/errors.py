@@ -6,7 +6,7 @@
     │   └── Unavailable             503 service_unavailable, with Retry-After
     ├── LogError                    raised by every adapter of the Log port
     │   ├── LogUnavailable          the append did not happen, or nobody can tell: try again
-    │   ├── OffsetOutOfRange        the position is below the log's start: records were trimmed
+    │   ├── OffsetOutOfRange        the position is below the log's start, or beyond its end
     │   ├── TopicRefused            there cannot be such a topic
     │   └── UnknownTopic
     ├── StoreUnavailable            the read model cannot answer or take a batch now
@@ -130,7 +130,7 @@ class LogUnavailable(LogError):
 
 
 class OffsetOutOfRange(LogError):
-    """The position lies below the log's start, or beyond its end."""
+    """The position lies below the log's start, or beyond its end: the log has lost what was read of it."""
 
 
 class TopicRefused(LogError):

@@ -154,10 +154,15 @@ class DecidedRoute(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ShardCheckpoint(_Fact, frozen=True, kw_only=True, tag="shard.checkpoint"):
-    """Every route of every event below `next_offsets` (by topic) has a fact, and those in `decided`."""
+    """Every route of every event below `next_offsets` (by topic) has a fact, and those in `decided`.
+
+    Of the topics in `lost` nothing holds that was said before: they have lost records that had been read, and
+    their offsets count anew.
+    """
 
     next_offsets: dict[shapes.EventTopic, shapes.Position]
     decided: tuple[DecidedRoute, ...]
+    lost: tuple[shapes.EventTopic, ...] = ()
     at_ms: Millis
 
 

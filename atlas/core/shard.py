@@ -63,11 +63,25 @@ class ShardFold:
 
     def _checkpoint(self, fact: ShardCheckpoint) -> None:
         """Only adds to what is known: one whose append was in doubt may land again, after newer facts."""
+        for topic in fact.lost:
+            self.forget(topic)
         for topic, offset in fact.next_offsets.items():
             self.next_offsets[topic] = max(offset, self.next_offsets.get(topic, 0))
         self.decided.update((route.topic, route.offset, route.target) for route in fact.decided)
         below = self.next_offsets
         self.decided = {route for route in self.decided if route[1] >= below.get(route[0], 0)}
+
+    def known(self) -> dict[str, int]:
+        """By topic, the offset that what is known of it reaches up to."""
+        known = dict(self.next_offsets)
+        for topic, offset, _ in self.decided:
+            known[topic] = max(known.get(topic, 0), offset + 1)
+        return known
+
+    def forget(self, topic: str, start_offset: int = 0) -> None:
+        """What was known of a topic is of records that it has lost: its reading begins at its start."""
+        self.next_offsets[topic] = start_offset
+        self.decided = {route for route in self.decided if route[0] != topic}
 
 
 class _TopicProgress:

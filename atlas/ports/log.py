@@ -81,6 +81,8 @@ class Reader(Protocol):
 
         Raises:
             LogUnavailable: the log cannot be read now; the positions are unchanged.
+            OffsetOutOfRange: a position lies beyond the end: the log has lost what was read of it. It does
+                so until that is assigned anew.
         """
 
     async def close(self) -> None:

@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from typing import Final
 
-from atlas.core.errors import LogUnavailable
+from atlas.core.errors import LogUnavailable, OffsetOutOfRange
 from atlas.core.facts import LIFECYCLE_SCHEMA, LIFECYCLE_TOPIC, SCHEMA_HEADER, LifecycleFact, encode
 from atlas.ports.log import Log, NewRecord
 
@@ -58,13 +58,19 @@ class FactWriter:
         return done
 
     async def run(self) -> None:
-        """Append for ever what is queued."""
+        """Append for ever what is queued.
+
+        Raises:
+            OffsetOutOfRange: the log has lost facts, this owner's claim perhaps among them.
+        """
         while True:
             self._queued.clear()
             if not self._queue:
                 await self._queued.wait()
             batch = [self._queue.popleft() for _ in range(min(APPEND_MAX, len(self._queue)))]
             offset = await self._append([record for record, _ in batch])
+            if offset <= self.last_offset:
+                raise OffsetOutOfRange(f"shard {self._shard} has lost facts: {offset} is written once more")
             self.last_offset = offset + len(batch) - 1
             for index, (_, done) in enumerate(batch):
                 if not done.done():

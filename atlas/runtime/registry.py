@@ -13,11 +13,11 @@ from typing import Final
 
 from atlas.core.commands import Command, UnknownControlFact, decode_command, encode_command
 from atlas.core.control import ControlState, Decision, Entity
-from atlas.core.errors import ApiError, LogError, Unavailable
+from atlas.core.errors import ApiError, LogError, OffsetOutOfRange, Unavailable
 from atlas.core.facts import CONTROL_SCHEMA, CONTROL_TOPIC, SCHEMA_HEADER
 from atlas.core.reading import schema_in
 from atlas.ports.clock import Clock
-from atlas.ports.log import Log, NewRecord, Record, TopicPartition
+from atlas.ports.log import Batch, Log, NewRecord, Reader, Record, TopicPartition
 
 CONTROL: Final = TopicPartition(CONTROL_TOPIC, 0)
 
@@ -83,7 +83,7 @@ class Registry:
         try:
             await self._confirm()
             while True:
-                batches = await reader.poll(_RECORDS_MAX, _POLL_S)
+                batches = await self._poll(reader)
                 for batch in batches:
                     for record in batch.records:
                         self._fold(record)
@@ -91,6 +91,14 @@ class Registry:
                     await self._confirm()
         finally:
             await reader.close()
+
+    async def _poll(self, reader: Reader) -> list[Batch]:
+        try:
+            return await reader.poll(_RECORDS_MAX, _POLL_S)
+        except OffsetOutOfRange:
+            # What was folded cannot be taken back.
+            self.failure = "atlas.control has lost what was folded of it: restart this process"
+            raise
 
     async def reached(self, offset: int) -> None:
         """Wait until the record at `offset` has been folded."""

@@ -19,7 +19,6 @@ from atlas.core.entities import Scope, Stream
 from atlas.core.errors import LogUnavailable, StaleWriter
 from atlas.core.facts import (
     BREAKER_KEY,
-    LIFECYCLE_TOPIC,
     PROGRESS_KEY,
     SHARD_KEY,
     BreakerChanged,
@@ -36,24 +35,23 @@ from atlas.core.facts import (
 )
 from atlas.core.lifecycle import IN_LINE
 from atlas.core.notices import outcome_type
-from atlas.core.reading import Poison, fact_in
 from atlas.core.shard import DECIDING, ShardFold, Undecided
-from atlas.ports.log import Batch, Member, Record, TopicPartition
+from atlas.ports.log import Batch, Member, TopicPartition
 from atlas.ports.read_model import WaitingRoute
 from atlas.runtime.bulk_replays import BulkReplays
+from atlas.runtime.claim_fold import GROUP, fold_up_to
 from atlas.runtime.claim_watch import Claim, ClaimLost, ClaimWatch
 from atlas.runtime.copies import FirstRecords
 from atlas.runtime.fact_writer import FactWriter
 from atlas.runtime.gaps import alarm
 from atlas.runtime.lane import Lane
+from atlas.runtime.lost_records import LostRecords
 from atlas.runtime.owner_services import OwnerServices
 from atlas.runtime.patience import patiently
 from atlas.runtime.stream_topics import StreamTopics
 from atlas.runtime.trimmer import Trimmer
 from atlas.runtime.waiting import WaitingRoutes
 from atlas.runtime.work import Work
-
-GROUP: Final = "atlas-deliverer"
 
 RECORDS_MAX: Final = 500
 #: Events read whose routes have no fact yet, of all shards together: past its share a shard reads no more.
@@ -85,6 +83,7 @@ class ShardOwner:
         self._facts = FactWriter(services.log, shard)
         self._undecided = Undecided()
         self._fold = ShardFold()
+        self._lost = LostRecords(services.log, services.read_model, shard)
         self._waiting = WaitingRoutes(self, services.read_model, services.engine, services.clock)
         self._expired: dict[str, int] = {}
         self._checkpointed: object = None
@@ -200,20 +199,16 @@ class ShardOwner:
         self.epoch = await self._facts_claim(fact)
         told = self._waiting.replay_requested
         claim = self._claimed = self._watch.watch(self.shard, self.epoch, term, told)
-        source = TopicPartition(LIFECYCLE_TOPIC, self.shard)
-        position = await patiently(lambda: self._log.committed(GROUP, source)) or 0
-        reader = self._log.reader()
-        reader.assign({source: position})
-        try:
-            while reader.position(source) <= self.epoch:
-                for batch in await patiently(lambda: reader.poll(RECORDS_MAX, _POLL_S)):
-                    for record in batch.records:
-                        self._fold_fact(record)
-        finally:
-            await reader.close()
+        quarantined = self._services.metrics.quarantined.labels(GROUP).inc
+        self._fold, start = await fold_up_to(self._log, self.shard, self.epoch, quarantined)
+        lost = await self._lost.found_in(self._fold)
         self._undecided.take_over(self._fold)
+        if lost:  # before all else that this owner writes
+            self._facts.put(
+                self._checkpoint_fact(*(self._undecided.checkpoint() or ({}, ())), lost), SHARD_KEY
+            )
         self.owned = True
-        log_line.info("shard claimed", shard=self.shard, epoch=self.epoch, folded_from=position)
+        log_line.info("shard claimed", shard=self.shard, epoch=self.epoch, folded_from=start)
         return claim
 
     async def _facts_claim(self, claim: ShardClaimed) -> int:
@@ -227,14 +222,6 @@ class ShardOwner:
             return done.result()
         finally:
             writing.cancel()
-
-    def _fold_fact(self, record: Record) -> None:
-        if record.offset > self.epoch:
-            return
-        try:
-            self._fold.apply(record.offset, fact_in(record.value, record.headers))
-        except Poison:
-            self._services.metrics.quarantined.labels(GROUP).inc()
 
     # -- first attempts -----------------------------------------------------------------------
 
@@ -264,7 +251,9 @@ class ShardOwner:
             alarm(batch, GROUP, self._services.metrics)
             self._gap.set()
         quarantined = self._services.metrics.quarantined.labels(GROUP).inc
-        for record, event in await self._firsts.among(batch, name or TopicName("", "", ""), quarantined):
+        events = await self._firsts.among(batch, name or TopicName("", "", ""), quarantined)
+        self._fold.decided |= await self._lost.decided_in(topic, events)
+        for record, event in events:
             await self._control_at(event.control_offset)
             self._dispatch(topic, record.offset, event)
         self._undecided.skipped(topic, batch.next_offset)
@@ -344,16 +333,21 @@ class ShardOwner:
             await self._commit(self._to_commit)
 
     async def _write_checkpoint(self, next_offsets: dict[str, int], decided: tuple[DecidedRoute, ...]) -> int:
-        fact = ShardCheckpoint(
-            epoch=self.epoch,
-            next_offsets=next_offsets,
-            decided=decided,
-            at_ms=self._services.clock.now_ms(),
-        )
-        offset = await self._facts.put(fact, SHARD_KEY)
+        offset = await self._facts.put(self._checkpoint_fact(next_offsets, decided), SHARD_KEY)
         if self._claimed is not None:
             await self._claimed.passed(offset)  # a fold must not begin with one that is void
         return offset
+
+    def _checkpoint_fact(
+        self, next_offsets: dict[str, int], decided: tuple[DecidedRoute, ...], lost: tuple[str, ...] = ()
+    ) -> ShardCheckpoint:
+        return ShardCheckpoint(
+            epoch=self.epoch,
+            next_offsets=next_offsets,
+            decided=decided,
+            lost=lost,
+            at_ms=self._services.clock.now_ms(),
+        )
 
     async def _commit(self, offset: int) -> None:
         try:

@@ -49,7 +49,3 @@ async def test_some_is_trimmed_before_it_is_read() -> None:
 async def test_some_is_trimmed_after_it_was_read() -> None:
     [batch] = await poll(Trimmed(5, range(2, 10)), 2)
     assert (batch.gap_from, batch.records[0].offset, batch.next_offset) == (None, 2, 10)
-
-
-async def test_a_position_beyond_the_end_waits() -> None:
-    assert await poll(Trimmed(0, ()), 12) == []

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from atlas.core.errors import OffsetOutOfRange
 from atlas.ports.log import TopicPartition
 from tests.conformance.log_deployments import (
     AT_ONCE_S,
@@ -246,3 +247,22 @@ async def test_retention_during_polls_shows_every_record_or_a_gap(d: Deployment)
             assert offsets == list(range(skipped, batch.next_offset))
             expected = batch.next_offset
     await trimming
+
+
+@on_every_log
+async def test_a_position_beyond_the_end_is_told_and_others_are_read(d: Deployment) -> None:
+    topic = await d.topic(2)
+    beyond, other = TopicPartition(topic, 0), TopicPartition(topic, 1)
+    await d.log.append(topic, 0, numbered(3))
+    await d.log.append(topic, 1, numbered(2))
+    reader = d.log.reader()
+    reader.assign({beyond: 4})
+    with pytest.raises(OffsetOutOfRange):
+        await reader.poll(10, AT_ONCE_S)
+    reader.assign({beyond: 3, other: 0})
+    [batch] = await reader.poll(10, AT_ONCE_S)
+    assert (batch.source, values(batch.records)) == (other, [b"0", b"1"])
+    await d.log.append(topic, 0, numbered(1, 3))
+    [batch] = await reader.poll(10, AT_ONCE_S)
+    assert (batch.source, values(batch.records)) == (beyond, [b"3"])
+    await reader.close()

@@ -218,6 +218,36 @@ def test_two_deliverers_share_the_shards_and_survive_each_other(
     atlas.nodes[2] = second
 
 
+def test_a_topic_that_is_deleted_and_made_again_is_read_from_its_start(
+    atlas: Installation, receiver: Receiver
+) -> None:
+    gateway = atlas.nodes[0].ready()
+    make_route(gateway, "deleted", receiver)
+    await_status(gateway, send(gateway, "deleted", 300)[-1:])
+    receiver.wait_for(300, "/deleted")
+    admin = AdminClient({"bootstrap.servers": atlas.bootstrap})
+    topic = event_topic("live", str(gateway.said["workspace_id"]), "stream-deleted")
+    admin.delete_topics([topic])[topic].result(READY_MAX_S)
+    ids: list[str] = []
+
+    def takes_events() -> bool:
+        answer = gateway.request("POST", "/v1/events", event("stream-deleted", 1_000 + len(ids)))
+        if answer.status == 202:
+            ids.append(answer.value["id"])
+        return len(ids) == 20
+
+    eventually(takes_events, "the topic is there again", READY_MAX_S)
+
+    def delivered() -> bool:  # once the read model, which is ahead of the log, is made anew
+        answers = [gateway.request("GET", f"/v1/events/{one}") for one in ids]
+        return all(one.status == 200 and one.value["status"] == "delivered" for one in answers)
+
+    eventually(delivered, "what came then is delivered", READY_MAX_S)
+    assert numbers(receiver.arrived) == [*range(300), *range(1_000, 1_020)]
+    for node in atlas.nodes:
+        node.ready()
+
+
 def test_the_read_model_is_made_anew_and_compared_while_all_go_on(
     atlas: Installation, receiver: Receiver
 ) -> None:
