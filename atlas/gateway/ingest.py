@@ -100,12 +100,9 @@ class Ingest:
         Raises:
             ApiError: 400 for the batch as a whole, 503, and what reading the body raises.
         """
-        body = await call.json_text()
-        refuse_parameters(call)
-        raw = call.header(_KEY_HEADER)
-        header = None if raw is None else check_idempotency_key(raw, BATCH_IDEMPOTENCY_KEY_CHARS_MAX)
-        checked = _check_items(call.principal.scope, header, body)
-        results = await self._decide(call, checked)
+        decided, candidates = await self._decide(call)
+        outcomes = iter(await self._accept(candidates) if candidates else ())
+        results = [next(outcomes) if item is None else item for item in decided]
         counts = Counter([result.verdict if isinstance(result, Outcome) else None for result in results])
         for verdict, counter in self._verdicts.items():
             counter.inc(counts[verdict])
@@ -114,13 +111,22 @@ class Ingest:
         replayed = _REPLAYED if accepted and not counts[Verdict.APPENDED] else ()
         return Reply(202, _batch_body(results, accepted, call.request_id), replayed)
 
-    async def _decide(self, call: Call, checked: Sequence[_Checked | ApiError]) -> list[Outcome | ApiError]:
-        """What becomes of each event; all that are new go to the acceptor in one call."""
+    async def _decide(self, call: Call) -> tuple[list[Outcome | ApiError | None], list[Candidate]]:
+        """What becomes of each event, None: it is new; and the new ones, for the acceptor.
+
+        All else that was made of the body is let go when this returns, and not only once the log has
+        answered: then it is in no processor's cache any more, and to free it takes four times as long.
+        """
+        body = await call.json_text()
+        refuse_parameters(call)
+        raw = call.header(_KEY_HEADER)
+        header = None if raw is None else check_idempotency_key(raw, BATCH_IDEMPOTENCY_KEY_CHARS_MAX)
+        checked = _check_items(call.principal.scope, header, body)
         names = {item.event.stream for item in checked if isinstance(item, _Checked)}
         streams = await visible_streams(self._registry, call.principal, names)
         now = self._now()
         new: list[_New] = []
-        decided: list[Outcome | ApiError | None] = []  # None: new
+        decided: list[Outcome | ApiError | None] = []
         for item in checked:
             if isinstance(item, ApiError):
                 decided.append(item)
@@ -133,8 +139,7 @@ class Ingest:
                 decided.append(None)
             else:
                 decided.append(await self._accepted_before_or_not(item))
-        outcomes = iter(await self._accept(self._candidates(new, now)) if new else ())
-        return [next(outcomes) if item is None else item for item in decided]
+        return decided, self._candidates(new, now)
 
     def _now(self) -> Circumstances:
         return Circumstances(self._clock.now_ms(), self._registry.position, self._shards)
