@@ -13,18 +13,15 @@ from atlas.adapters.embedded_log import EmbeddedLog
 from atlas.adapters.system_clock import SystemClock
 from atlas.core.commands import Command, OpenProducer
 from atlas.core.facts import (
-    BREAKER_KEY,
     CONTROL_SCHEMA,
     CONTROL_TOPIC,
     EVENT_SCHEMA,
     LIFECYCLE_SCHEMA,
     LIFECYCLE_TOPIC,
-    PROGRESS_KEY,
-    REPLAY_KEY,
     SCHEMA_HEADER,
-    SHARD_KEY,
 )
 from atlas.ports.log import Record, TopicPartition
+from scripts.schemas_lib.records import FACT_KEYS
 from tests.api.atlas_process import EVENT, answered, create_stream, every_page, made, running, wait_for_status
 from tests.api.receiver import Delivery, Receiver
 from tests.api.test_payloads import events, same, send
@@ -34,11 +31,6 @@ from tests.processes import Dev, eventually
 from tests.schemas.contract import check_record
 
 #: Kinds of facts that a short run writes; the others need hours, or a full target.
-KEYS: Final = {
-    "replay.requested": REPLAY_KEY,
-    "replay.progressed": PROGRESS_KEY,
-    "breaker.changed": BREAKER_KEY,
-}
 FACTS: Final = {
     "shard.claimed",
     "delivery.attempted",
@@ -159,8 +151,8 @@ def check_facts(found: list[tuple[Record, dict[str, Any]]]) -> None:
     assert {value["fact"] for _, value in found} >= FACTS
     assert {value.get("outcome") for _, value in found} >= {"delivered", "retry_scheduled", "failed"}
     for record, value in found:
-        expected = value["event_id"].encode() if "event_id" in value else SHARD_KEY
-        assert record.key == KEYS.get(value["fact"], expected), value
+        expected = FACT_KEYS.get(value["fact"]) or value["event_id"]
+        assert record.key == expected.encode(), value
 
 
 def check_commands(found: Iterable[dict[str, Any]]) -> None:
