@@ -139,11 +139,6 @@ def _message(record: RecordKind, about: str, key: str) -> Schema:
             "required": [facts.SCHEMA_HEADER],
             "properties": {
                 facts.SCHEMA_HEADER: {"type": "string", "const": record.header.decode()},
-                "traceparent": {
-                    "type": "string",
-                    "description": "W3C trace context, where it is known.",
-                    "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$",
-                },
             },
         },
         "payload": {"schemaFormat": _DRAFT, "schema": {"$ref": f"./{record.file_name}"}},

@@ -28,7 +28,7 @@ from tests.api.test_payloads import events, same, send
 from tests.conformance.log_deployments import read_all
 from tests.http_client import Client
 from tests.processes import Dev, eventually
-from tests.schemas.contract import check_record
+from tests.schemas.contract import check_record, described_headers
 
 #: Kinds of facts that a short run writes; the others need hours, or a full target.
 FACTS: Final = {
@@ -78,6 +78,9 @@ def test_every_record_of_a_run_is_described(tmp_path: Path) -> None:
         value = orjson.loads(record.value or b"")
         check_record(header.decode(), value)
         by_schema.setdefault(header, []).append((record, value))
+    for header, found in by_schema.items():
+        written = {name for record, _ in found for name, _ in record.headers}
+        assert written == described_headers(header.decode()), header
     check_events(by_schema[EVENT_SCHEMA], sent_by_id)
     check_facts(by_schema[LIFECYCLE_SCHEMA])
     check_commands(value for _, value in by_schema[CONTROL_SCHEMA])
