@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 import pytest
 
+from atlas.core.tokens import make_operator_token
 from tests.processes import Dev, request, run_atlas, start_dev
 
 NOBODY_THERE: Final = "http://127.0.0.1:9"
@@ -83,6 +85,37 @@ def test_nobody_there_is_one_line() -> None:
     assert (ended.returncode, ended.stdout) == (1, "")
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"atlas: no answer from {NOBODY_THERE}: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["replay", "--stream", "\udcff\udcfe"],
+        ["replay", "--workflow", "\udcff"],
+        ["workspace", "create", "\udcff"],
+        ["dev", "--port", "0", "--host", "\udcff"],
+        ["gateway", "--kafka", "127.0.0.1:9", "--port", "0", "--host", "\udcff"],
+    ],
+)
+def test_what_is_not_utf_8_is_one_line(arguments: list[str], tmp_path: Path) -> None:
+    """As an argument's bytes that are not UTF-8 come into Python: PEP 383."""
+    given = {
+        "ATLAS_API_KEY": "x",
+        "ATLAS_OPERATOR_TOKEN": make_operator_token(bytes(20)),
+        "ATLAS_DATA_DIR": str(tmp_path),
+    }
+    ended = run_atlas(*arguments, env=given)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("atlas: cannot ")
+
+
+@pytest.mark.parametrize("name", ["lock", "master.key", "operator.token", "workspace.json"])
+def test_a_file_of_the_data_directory_that_cannot_be_read_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    ended = run_atlas("dev", "--port", "0", "--data-dir", str(tmp_path))
+    said = f"atlas: cannot use {tmp_path / name}: Is a directory\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", said)
 
 
 def test_a_wrong_token_is_one_line(dev: Dev) -> None:
