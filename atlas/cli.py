@@ -1,6 +1,7 @@
 """The `atlas` command. What a command needs is imported when it runs, so that `atlas --help` is quick.
 
-Exit codes: 0; 1 with one line on stderr when something is not as it must be; 2 for wrong usage.
+Exit codes: 0; 1 with one line on stderr when something is not as it must be; 2 for wrong usage; 130 when
+Ctrl-C ended the watching of what goes on.
 """
 
 from __future__ import annotations
@@ -251,6 +252,8 @@ def _as_operator(run: Callable[[str], None]) -> None:
 
 # --- deliveries
 
+_WATCH: Final = click.option("--watch", metavar="ID", help="Start nothing: show how far this one is.")
+
 
 @main.command()
 @click.option("--stream", help="Events of this stream.")
@@ -267,7 +270,7 @@ def _as_operator(run: Callable[[str], None]) -> None:
     show_default=True,
     help="Events a second, at most.",
 )
-@click.option("--watch", metavar="ID", help="Start nothing: show how far this one is.")
+@_WATCH
 @click.option("--cancel", metavar="ID", help="Start nothing: stop this one.")
 @_over_http
 def replay(
@@ -297,23 +300,28 @@ def replay(
 
 
 @main.command()
+@_WATCH
 @_over_http
-def rebuild(url: str, as_json: bool) -> None:
-    """Make the read model anew from the log, while Atlas runs."""
-    _maintain(url, as_json, "rebuild")
+def rebuild(watch: str | None, url: str, as_json: bool) -> None:
+    """Make the read model anew from the log, while Atlas runs. Ctrl-C leaves it running."""
+    _maintain(url, as_json, "rebuild", watch)
 
 
 @main.command()
+@_WATCH
 @_over_http
-def verify(url: str, as_json: bool) -> None:
-    """Compare the read model with one folded from the log; exit code 1 when they differ."""
-    _maintain(url, as_json, "verify")
+def verify(watch: str | None, url: str, as_json: bool) -> None:
+    """Compare the read model with one folded from the log; exit code 1 when they differ.
+
+    Ctrl-C leaves it running.
+    """
+    _maintain(url, as_json, "verify", watch)
 
 
-def _maintain(url: str, as_json: bool, action: str) -> None:
+def _maintain(url: str, as_json: bool, action: str, watch: str | None) -> None:
     from atlas import maintenance
 
-    _as_operator(lambda token: maintenance.run(url, token, as_json, action))
+    _as_operator(lambda token: maintenance.run(url, token, as_json, action, watch))
 
 
 if __name__ == "__main__":
