@@ -17,6 +17,7 @@ import click
 
 from atlas.core import limits
 from atlas.settings import API_KEY_VARIABLE, SERVERS, TOKEN_VARIABLE, settings_of
+from atlas.terminal import printable
 
 URL_DEFAULT: Final = "http://127.0.0.1:8080"
 
@@ -25,7 +26,7 @@ class Failed(click.ClickException):
     """Ends the command with exit code 1 and one line on stderr."""
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"atlas: {self.message}", file=file, err=True)
+        click.echo(f"atlas: {printable(self.message)}", file=file, err=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

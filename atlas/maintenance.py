@@ -10,6 +10,7 @@ import orjson
 from atlas.client.http import Client
 from atlas.core.errors import AtlasError
 from atlas.jobs_over_http import Job, Kind, watch
+from atlas.terminal import printable
 
 _PATHS: Final = {"rebuild": "/admin/v1/rebuilds", "verify": "/admin/v1/verify"}
 
@@ -64,4 +65,4 @@ def _tell(differences: list[dict[str, Any]], as_json: bool) -> None:
     for each in differences:
         key = " ".join(str(part) for part in each["key"])
         line = f"{each['table']:<12} {each['scope'] or '-'} {key}: {where[each['where']]}"
-        click.echo(line, err=as_json)
+        click.echo(printable(line), err=as_json)

@@ -174,6 +174,25 @@ def test_a_new_workspace_shows_its_keys_for_people_too(dev: Dev) -> None:
     assert re.search(r"^test secret key +atlas_test_sk_\w+$", shown, re.MULTILINE)
 
 
+def test_what_does_not_print_is_shown_escaped(dev: Dev) -> None:
+    name = "a\x1b[31m\r\nb\x07\u202ec\x9b"
+    made = answered(dev, "create", name)
+    assert made["name"] == name
+    (line,) = [line for line in workspace(dev, "list").stdout.splitlines() if str(made["id"]) in line]
+    shown = r"a\x1b[31m\r\nb\x07\u202ec\x9b"
+    assert shown in line
+    created = workspace(dev, "create", name).stdout
+    assert f"name             {shown}\n" in created
+    for text in (line, created.replace("\n", "")):
+        assert text.isprintable()
+
+
+def test_an_error_is_one_line_whatever_it_quotes() -> None:
+    ended = run_atlas("workspace", "list", "--url", "http://a\n\x1b[31m", env={"ATLAS_OPERATOR_TOKEN": "x"})
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(r"atlas: no answer from http://a\n\x1b[31m: ")
+
+
 @pytest.mark.parametrize("workspace_id", ["ws_NONE", "../../v1/events", "a/b?c#d", "%2e"])
 def test_an_unknown_workspace_is_one_line(dev: Dev, workspace_id: str) -> None:
     ended = workspace(dev, "suspend", workspace_id)

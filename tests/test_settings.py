@@ -35,6 +35,13 @@ def test_each_value_tells_where_it_came_from() -> None:
     assert set(shown) == {setting.variable for setting in SETTINGS} | set(SECRETS)
 
 
+def test_what_does_not_print_is_shown_escaped() -> None:
+    shown = run_atlas("config", "--host", "a\n\x1b[31m").stdout
+    assert r"a\n\x1b[31m" in shown
+    assert shown.replace("\n", "").isprintable()
+    assert config("--host", "a\n\x1b[31m")["ATLAS_HOST"]["value"] == "a\n\x1b[31m"
+
+
 def test_secrets_are_masked_and_their_place_is_told(tmp_path: Path) -> None:
     (tmp_path / "operator.token").write_text("atlas_op_secret-in-a-file")
     secrets = {"ATLAS_MASTER_KEY": "5ec7e7" * 10, "ATLAS_KAFKA_PASSWORD": "hush-hush"}
