@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from atlas.core import limits
 from atlas.settings import API_KEY_VARIABLE, SERVERS, TOKEN_VARIABLE, settings_of
@@ -274,7 +275,10 @@ _WATCH: Final = click.option("--watch", metavar="ID", help="Start nothing: show 
 @_WATCH
 @click.option("--cancel", metavar="ID", help="Start nothing: stop this one.")
 @_over_http
+@click.pass_context
 def replay(
+    context: click.Context,
+    /,
     event_type: str | None,
     workflow_ids: tuple[str, ...],
     watch: str | None,
@@ -289,12 +293,21 @@ def replay(
     """
     from atlas import replaying
 
+    _refuse_beside_an_id(context)
     key = os.environ.get(API_KEY_VARIABLE, "").strip()
     if not key:
         raise click.UsageError(f"set {API_KEY_VARIABLE} to a secret key")
     criteria |= {"type": event_type, "workflow_ids": list(workflow_ids) or None}
     given = {name: value for name, value in criteria.items() if value is not None}
     _or_fail(lambda: replaying.run(url, key, as_json, given, watch, cancel))
+
+
+def _refuse_beside_an_id(context: click.Context) -> None:
+    """What says which events are meant would be passed over, or somebody watches what they mean to stop."""
+    about = context.params.keys() - {"url", "as_json"}
+    given = {name for name in about if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if given & {"watch", "cancel"} and len(given) > 1:
+        raise click.UsageError("--watch and --cancel start nothing: give one of them, and no other option")
 
 
 # --- the read model

@@ -66,10 +66,15 @@ def test_help_imports_nothing_heavy() -> None:
         ["workspace", "quota", "ws_1", "--requests-per-minute", "1"],
         ["workspace", "quota", "ws_1", "--default", "--burst", "1"],
         ["workspace", "quota", "ws_1"],
+        ["replay", "--watch", "rpl_1", "--cancel", "rpl_2"],
+        ["replay", "--watch", "rpl_1", "--stream", "orders-prod"],
+        ["replay", "--cancel", "rpl_1", "--status", "failed"],
+        ["replay", "--watch", "rpl_1", "--rate", "100"],
+        ["replay", "--watch", "rpl_1", "--workflow", "wf_a"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
-    ended = run_atlas(*arguments, env={"ATLAS_OPERATOR_TOKEN": "x"})
+    ended = run_atlas(*arguments, env={"ATLAS_OPERATOR_TOKEN": "x", "ATLAS_API_KEY": "x"})
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "Error: " in ended.stderr
 
