@@ -1,6 +1,7 @@
 """The `atlas` command. What a command needs is imported when it runs, so that `atlas --help` is quick.
 
-Exit codes: 0; 1 with one line on stderr when something is not as it must be; 2 for wrong usage.
+Exit codes: 0; 1 with one line on stderr when something is not as it must be; 2 for wrong usage; 130 when
+Ctrl-C ended the watching of what goes on.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from atlas.core import limits
 from atlas.settings import API_KEY_VARIABLE, SERVERS, TOKEN_VARIABLE, settings_of
+from atlas.terminal import printable
 
 URL_DEFAULT: Final = "http://127.0.0.1:8080"
 
@@ -24,7 +27,7 @@ class Failed(click.ClickException):
     """Ends the command with exit code 1 and one line on stderr."""
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"atlas: {self.message}", file=file, err=True)
+        click.echo(f"atlas: {printable(self.message)}", file=file, err=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -252,6 +255,8 @@ def _as_operator(run: Callable[[str], None]) -> None:
 
 # --- deliveries
 
+_WATCH: Final = click.option("--watch", metavar="ID", help="Start nothing: show how far this one is.")
+
 
 @main.command()
 @click.option("--stream", help="Events of this stream.")
@@ -268,10 +273,13 @@ def _as_operator(run: Callable[[str], None]) -> None:
     show_default=True,
     help="Events a second, at most.",
 )
-@click.option("--watch", metavar="ID", help="Start nothing: show how far this one is.")
+@_WATCH
 @click.option("--cancel", metavar="ID", help="Start nothing: stop this one.")
 @_over_http
+@click.pass_context
 def replay(
+    context: click.Context,
+    /,
     event_type: str | None,
     workflow_ids: tuple[str, ...],
     watch: str | None,
@@ -286,6 +294,7 @@ def replay(
     """
     from atlas import replaying
 
+    _refuse_beside_an_id(context)
     key = os.environ.get(API_KEY_VARIABLE, "").strip()
     if not key:
         raise click.UsageError(f"set {API_KEY_VARIABLE} to a secret key")
@@ -294,27 +303,40 @@ def replay(
     _or_fail(lambda: replaying.run(url, key, as_json, given, watch, cancel))
 
 
+def _refuse_beside_an_id(context: click.Context) -> None:
+    """What says which events are meant would be passed over, or somebody watches what they mean to stop."""
+    about = context.params.keys() - {"url", "as_json"}
+    given = {name for name in about if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if given & {"watch", "cancel"} and len(given) > 1:
+        raise click.UsageError("--watch and --cancel start nothing: give one of them, and no other option")
+
+
 # --- the read model
 
 
 @main.command()
+@_WATCH
 @_over_http
-def rebuild(url: str, as_json: bool) -> None:
-    """Make the read model anew from the log, while Atlas runs."""
-    _maintain(url, as_json, "rebuild")
+def rebuild(watch: str | None, url: str, as_json: bool) -> None:
+    """Make the read model anew from the log, while Atlas runs. Ctrl-C leaves it running."""
+    _maintain(url, as_json, "rebuild", watch)
 
 
 @main.command()
+@_WATCH
 @_over_http
-def verify(url: str, as_json: bool) -> None:
-    """Compare the read model with one folded from the log; exit code 1 when they differ."""
-    _maintain(url, as_json, "verify")
+def verify(watch: str | None, url: str, as_json: bool) -> None:
+    """Compare the read model with one folded from the log; exit code 1 when they differ.
+
+    Ctrl-C leaves it running.
+    """
+    _maintain(url, as_json, "verify", watch)
 
 
-def _maintain(url: str, as_json: bool, action: str) -> None:
+def _maintain(url: str, as_json: bool, action: str, watch: str | None) -> None:
     from atlas import maintenance
 
-    _as_operator(lambda token: maintenance.run(url, token, as_json, action))
+    _as_operator(lambda token: maintenance.run(url, token, as_json, action, watch))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atlas.settings import SECRETS, SETTINGS, Setting
+from atlas.terminal import printable
 
 _SOURCES: Final = {
     ParameterSource.COMMANDLINE: "flag",
@@ -37,7 +38,7 @@ def show(context: click.Context, as_json: bool) -> None:
         return
     table = Table(*_COLUMNS[:-1], box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*("" if cell is None else Text(str(cell)) for cell in row[:-1]))
+        table.add_row(*("" if cell is None else Text(printable(str(cell))) for cell in row[:-1]))
     Console(highlight=False, width=_WIDTH).print(table)
 
 

@@ -15,7 +15,6 @@ from atlas import lifetime
 from atlas.bootstrap import Atlas, DataDirectory, Options, open_embedded
 from atlas.core.addresses import LOOPBACK
 from atlas.core.entities import Quota
-from atlas.core.errors import AtlasError
 from atlas.core.tokens import digest
 from atlas.first_workspace import ensure_first_workspace
 from atlas.installation_secrets import master_key, operator_token
@@ -52,12 +51,8 @@ def run(options: DevOptions) -> None:
         AtlasError: with one line for people: the data directory is in use, the port is taken, ...
     """
     with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(DataDirectory(options.data_dir))
-            secrets = Secrets(master_key(options.data_dir), operator_token(options.data_dir))
-        except OSError as error:
-            reason = error.strerror or error
-            raise AtlasError(f"cannot use the data directory {options.data_dir}: {reason}") from error
+        held.enter_context(DataDirectory(options.data_dir))
+        secrets = Secrets(master_key(options.data_dir), operator_token(options.data_dir))
         address = held.enter_context(lifetime.Address(options.host, options.port))
         lifetime.run(lambda stop: _main(options, secrets, address, stop))
 

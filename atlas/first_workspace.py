@@ -68,7 +68,7 @@ async def ensure_first_workspace(atlas: Atlas, data_dir: Path) -> FirstWorkspace
     If the file was lost, the workspace in the log gets new keys; so it does for a key that was ended.
 
     Raises:
-        AtlasError: the file is damaged, or the log cannot take what is missing.
+        AtlasError: the file is damaged or cannot be used, or the log cannot take what is missing.
     """
     path = data_dir / FILE
     state = atlas.registry.state

@@ -28,7 +28,7 @@ def master_key(data_dir: Path, *, make: bool = True) -> bytes:
 
     Raises:
         AtlasError: it is malformed, or there is none; the message does not repeat it.
-        OSError: the file cannot be read or written.
+        DataDirectoryUnusable: the file cannot be read or written.
     """
     path = data_dir / MASTER_KEY_FILE
     if not make and not os.environ.get(MASTER_KEY_VARIABLE) and not path.exists():
@@ -50,7 +50,7 @@ def operator_token(data_dir: Path) -> str:
 
     Raises:
         AtlasError: it is malformed; the message does not repeat it.
-        OSError: the file cannot be read or written.
+        DataDirectoryUnusable: the file cannot be read or written.
     """
     token = _secret(
         TOKEN_VARIABLE, data_dir / OPERATOR_FILE, lambda: make_operator_token(os.urandom(ENTROPY_BYTES))

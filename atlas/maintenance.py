@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from typing import Any, Final
 
 import click
@@ -11,23 +9,31 @@ import orjson
 
 from atlas.client.http import Client
 from atlas.core.errors import AtlasError
-from atlas.jobs_over_http import Job, progress_bar, until_ended
+from atlas.jobs_over_http import Job, Kind, watch
+from atlas.terminal import printable
 
 _PATHS: Final = {"rebuild": "/admin/v1/rebuilds", "verify": "/admin/v1/verify"}
 
 
-def run(url: str, token: str, as_json: bool, action: str) -> None:
+def run(url: str, token: str, as_json: bool, action: str, watched: str | None = None) -> None:
     """Have it done, show how far it is, and print what came of it; with `as_json` the answer itself.
 
     Args:
         action: `rebuild` or `verify`.
+        watched: one that was asked for before; nothing is asked for now.
 
     Raises:
         Refused: the server does not do it.
         Unreachable: no server there.
-        AtlasError: it failed, or the verification found a difference.
+        AtlasError: it failed, or the verification found a difference; or as `watch`.
+        click.exceptions.Exit: as `watch`.
     """
-    job = _watched(url, token, action, as_json)
+    kind = _kind(action)
+
+    async def ask(client: Client) -> Job:
+        return await (kind.start(client, {}) if watched is None else kind.look(client, watched))
+
+    job = watch(kind, url, token, ask, quiet=as_json)
     if as_json:
         click.echo(orjson.dumps(job))
     if job["status"] == "failed":
@@ -43,19 +49,15 @@ def run(url: str, token: str, as_json: bool, action: str) -> None:
         click.echo(said)
 
 
-def _watched(url: str, token: str, action: str, as_json: bool) -> Job:
-    with progress_bar("records", disable=as_json) as bar:
-        task = bar.add_task("Folding the log", total=None)
-
-        def show(job: Job) -> None:
-            bar.update(task, completed=job["records_folded"], total=job["records_total"] or None)
-
-        return asyncio.run(_asked_for(url, token, _PATHS[action], show))
-
-
-async def _asked_for(url: str, token: str, path: str, show: Callable[[Job], None]) -> Job:
-    async with Client(url, token) as client:
-        return await until_ended(client, path, (await client.post(path, {})).value, show)
+def _kind(action: str) -> Kind:
+    return Kind(
+        command=action,
+        path=_PATHS[action],
+        title="Folding the log",
+        unit="records",
+        past=lambda job: int(job["records_folded"]),
+        total=lambda job: int(job["records_total"]),
+    )
 
 
 def _tell(differences: list[dict[str, Any]], as_json: bool) -> None:
@@ -63,4 +65,4 @@ def _tell(differences: list[dict[str, Any]], as_json: bool) -> None:
     for each in differences:
         key = " ".join(str(part) for part in each["key"])
         line = f"{each['table']:<12} {each['scope'] or '-'} {key}: {where[each['where']]}"
-        click.echo(line, err=as_json)
+        click.echo(printable(line), err=as_json)

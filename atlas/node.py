@@ -28,7 +28,6 @@ from atlas.bootstrap import (
 )
 from atlas.core.addresses import Network
 from atlas.core.entities import Quota
-from atlas.core.errors import AtlasError
 from atlas.core.tokens import digest
 from atlas.dev import installed
 from atlas.installation_secrets import master_key, operator_token
@@ -113,16 +112,12 @@ async def _own(options: NodeOptions, held: contextlib.AsyncExitStack) -> str:
 
     A projector waits for its turn; a second gateway is refused, for its key index is another's.
     """
-    try:
-        directory = held.enter_context(DataDirectory(options.data_dir, shared=True)).path
-        if options.role is Role.PROJECTOR:
-            held.enter_context(await lock_projector(directory, _standing_by))
-        if options.role is Role.GATEWAY:
-            held.enter_context(lock_gateway(directory))
-            return operator_token(directory)
-    except OSError as error:
-        reason = error.strerror or error
-        raise AtlasError(f"cannot use the data directory {options.data_dir}: {reason}") from error
+    directory = held.enter_context(DataDirectory(options.data_dir, shared=True)).path
+    if options.role is Role.PROJECTOR:
+        held.enter_context(await lock_projector(directory, _standing_by))
+    if options.role is Role.GATEWAY:
+        held.enter_context(lock_gateway(directory))
+        return operator_token(directory)
     return ""
 
 

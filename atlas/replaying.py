@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import click
 import orjson
 
 from atlas.client.http import Client
-from atlas.jobs_over_http import Job, progress_bar, safe_id, until_ended
+from atlas.jobs_over_http import Job, Kind, safe_id, watch
 
-_PATH: Final = "/v1/replays"
+_REPLAY: Final = Kind(
+    command="replay",
+    path="/v1/replays",
+    title="Replaying",
+    unit="events",
+    past=lambda replay: replay["replayed"] + replay["skipped"],
+    total=lambda replay: replay["matched"],
+    can_be_stopped=True,
+)
 
 
 def run(
@@ -20,64 +27,32 @@ def run(
     key: str,
     as_json: bool,
     criteria: Mapping[str, Any],
-    watch: str | None = None,
-    cancel: str | None = None,
+    watched: str | None = None,
+    cancelled: str | None = None,
 ) -> None:
     """Start a replay, or take up one, show how far it is, and print what came of it.
 
     Args:
-        criteria: the body that starts one; not sent with `watch` or `cancel`, which name one.
+        criteria: the body that starts one; not sent when one is to be watched or cancelled.
 
     Raises:
         Refused: the server does not do it.
         Unreachable: no server there.
+        AtlasError, click.exceptions.Exit: as `watch`.
     """
-    begun: Job = {}
-    bar = progress_bar("events", disable=as_json)
-    task = bar.add_task("Replaying", total=None)
 
-    def show(replay: Job) -> None:
-        if not begun:
-            bar.start()
-        begun.update(replay)
-        past = replay["replayed"] + replay["skipped"]
-        bar.update(task, completed=past, total=replay["matched"] or None)
+    async def ask(client: Client) -> Job:
+        if cancelled is not None:
+            return (await client.post(f"{_REPLAY.path}/{safe_id(cancelled)}/cancel", {})).value
+        if watched is not None:
+            return await _REPLAY.look(client, watched)
+        return await _REPLAY.start(client, dict(criteria))
 
-    try:
-        asyncio.run(_ended(url, key, criteria, watch, cancel, show))
-    except KeyboardInterrupt:
-        if not begun:
-            raise
-        bar.stop()
-        said = f"{begun['id']} goes on; --watch {begun['id']} shows it, --cancel {begun['id']} stops it."
-        click.echo(said, err=True)
-        return
-    finally:
-        if begun:
-            bar.stop()
+    replay = watch(_REPLAY, url, key, ask, quiet=as_json)
     if as_json:
-        click.echo(orjson.dumps(begun))
+        click.echo(orjson.dumps(replay))
         return
     click.echo(
-        f"{begun['id']} {begun['status']}: {begun['matched']:,} events matched, "
-        f"{begun['replayed']:,} replayed, {begun['skipped']:,} skipped."
+        f"{replay['id']} {replay['status']}: {replay['matched']:,} events matched, "
+        f"{replay['replayed']:,} replayed, {replay['skipped']:,} skipped."
     )
-
-
-async def _ended(
-    url: str,
-    key: str,
-    criteria: Mapping[str, Any],
-    watch: str | None,
-    cancel: str | None,
-    show: Callable[[Job], None],
-) -> None:
-    async with Client(url, key) as client:
-        if cancel is not None:
-            show((await client.post(f"{_PATH}/{safe_id(cancel)}/cancel", {})).value)
-            return
-        if watch is not None:
-            replay = await client.get(f"{_PATH}/{safe_id(watch)}")
-        else:
-            replay = (await client.post(_PATH, dict(criteria))).value
-        await until_ended(client, _PATH, replay, show)

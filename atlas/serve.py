@@ -38,6 +38,9 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError:
         sock.close()
         raise
+    except TypeError as error:  # what is not UTF-8, as the command line may give it
+        sock.close()
+        raise OSError("not a host name") from error
     sock.setblocking(False)
     return sock
 

@@ -1,7 +1,8 @@
 """Every setting of every command: one table, from which the options, `atlas config` and its checks are made.
 
-A flag wins over its environment variable, and that over the default. Secrets are never flags: a command line
-can be read by everybody on the machine.
+A flag wins over its environment variable, and that over the default. An empty variable is as good as none; an
+empty flag is refused, for a shell makes it of a variable that is not set. Secrets are never flags: a command
+line can be read by everybody on the machine.
 """
 
 from __future__ import annotations
@@ -28,6 +29,16 @@ KAFKA_PASSWORD_VARIABLE: Final = "ATLAS_KAFKA_PASSWORD"  # noqa: S105  # its nam
 #: Where the processes without the API show how they are.
 PROJECTOR_OPS_PORT: Final = 8081
 DELIVERER_OPS_PORT: Final = 8082
+
+
+class _Option(click.Option):
+    """Refuses the empty text: as a path it is the current directory, as a host every address."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """The value as its type has it."""
+        if value == "":
+            raise click.BadParameter("is empty", ctx=ctx, param=self)
+        return super().type_cast_value(ctx, value)
 
 
 class _Brokers(click.ParamType):  # type: ignore[type-arg]  # not generic in every click
@@ -89,7 +100,7 @@ class Setting(Struct, frozen=True, kw_only=True):
         """As an option of that command; `config` takes every setting and requires none."""
         default = self.default_for(command)
         given = {} if default is None else {"default": default}
-        return click.Option(
+        return _Option(
             [self.flag],
             type=self.kind,
             is_flag=self.is_flag,

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from atlas.client.http import Client
 from atlas.jobs_over_http import safe_id
+from atlas.terminal import printable
 
 _PATH: Final = "/admin/v1/workspaces"
 _PAGE_MAX: Final = 100
@@ -74,7 +75,7 @@ def _show_table(workspaces: Iterable[dict[str, Any]]) -> None:
     table = Table("id", "name", "status", "live quota", "test quota", "created", box=None, pad_edge=False)
     for each in workspaces:
         quotas = (_quota(each["quota"][environment]) for environment in ("live", "test"))
-        table.add_row(each["id"], each["name"], each["status"], *quotas, each["created_at"])
+        table.add_row(each["id"], printable(each["name"]), each["status"], *quotas, each["created_at"])
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 1_000  # for whatever reads it: one workspace a line, nothing cut
@@ -86,7 +87,7 @@ def _show_one(workspace: dict[str, Any]) -> None:
     rows += [(f"{environment} quota", _quota(quota)) for environment, quota in workspace["quota"].items()]
     rows += [(f"{key['environment']} secret key", key["secret"]) for key in workspace.get("keys", [])]
     for name, text in rows:
-        click.echo(f"{name:<16} {text}")
+        click.echo(f"{name:<16} {printable(text)}")
     if workspace.get("keys"):
         click.echo("The keys are shown this once: keep them.")
 

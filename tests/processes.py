@@ -185,7 +185,10 @@ def spawn(
 
 
 def run_atlas(
-    *arguments: str, env: Mapping[str, str] | None = None, timeout_s: float = START_MAX_S
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    timeout_s: float = START_MAX_S,
+    cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run `atlas` to its end."""
     return subprocess.run(
@@ -194,6 +197,7 @@ def run_atlas(
         capture_output=True,
         text=True,
         env=environment(env),
+        cwd=cwd,
         timeout=timeout_s,
         check=False,
     )

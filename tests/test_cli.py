@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 import pytest
 
+from atlas.core.tokens import make_operator_token
 from tests.processes import Dev, request, run_atlas, start_dev
 
 NOBODY_THERE: Final = "http://127.0.0.1:9"
@@ -64,10 +66,15 @@ def test_help_imports_nothing_heavy() -> None:
         ["workspace", "quota", "ws_1", "--requests-per-minute", "1"],
         ["workspace", "quota", "ws_1", "--default", "--burst", "1"],
         ["workspace", "quota", "ws_1"],
+        ["replay", "--watch", "rpl_1", "--cancel", "rpl_2"],
+        ["replay", "--watch", "rpl_1", "--stream", "orders-prod"],
+        ["replay", "--cancel", "rpl_1", "--status", "failed"],
+        ["replay", "--watch", "rpl_1", "--rate", "100"],
+        ["replay", "--watch", "rpl_1", "--workflow", "wf_a"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
-    ended = run_atlas(*arguments, env={"ATLAS_OPERATOR_TOKEN": "x"})
+    ended = run_atlas(*arguments, env={"ATLAS_OPERATOR_TOKEN": "x", "ATLAS_API_KEY": "x"})
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "Error: " in ended.stderr
 
@@ -83,6 +90,37 @@ def test_nobody_there_is_one_line() -> None:
     assert (ended.returncode, ended.stdout) == (1, "")
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"atlas: no answer from {NOBODY_THERE}: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["replay", "--stream", "\udcff\udcfe"],
+        ["replay", "--workflow", "\udcff"],
+        ["workspace", "create", "\udcff"],
+        ["dev", "--port", "0", "--host", "\udcff"],
+        ["gateway", "--kafka", "127.0.0.1:9", "--port", "0", "--host", "\udcff"],
+    ],
+)
+def test_what_is_not_utf_8_is_one_line(arguments: list[str], tmp_path: Path) -> None:
+    """As an argument's bytes that are not UTF-8 come into Python: PEP 383."""
+    given = {
+        "ATLAS_API_KEY": "x",
+        "ATLAS_OPERATOR_TOKEN": make_operator_token(bytes(20)),
+        "ATLAS_DATA_DIR": str(tmp_path),
+    }
+    ended = run_atlas(*arguments, env=given)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("atlas: cannot ")
+
+
+@pytest.mark.parametrize("name", ["lock", "master.key", "operator.token", "workspace.json"])
+def test_a_file_of_the_data_directory_that_cannot_be_read_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    ended = run_atlas("dev", "--port", "0", "--data-dir", str(tmp_path))
+    said = f"atlas: cannot use {tmp_path / name}: Is a directory\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", said)
 
 
 def test_a_wrong_token_is_one_line(dev: Dev) -> None:
@@ -139,6 +177,25 @@ def test_a_new_workspace_shows_its_keys_for_people_too(dev: Dev) -> None:
     shown = workspace(dev, "create", "people").stdout
     assert re.search(r"^live secret key +atlas_live_sk_\w+$", shown, re.MULTILINE)
     assert re.search(r"^test secret key +atlas_test_sk_\w+$", shown, re.MULTILINE)
+
+
+def test_what_does_not_print_is_shown_escaped(dev: Dev) -> None:
+    name = "a\x1b[31m\r\nb\x07\u202ec\x9b"
+    made = answered(dev, "create", name)
+    assert made["name"] == name
+    (line,) = [line for line in workspace(dev, "list").stdout.splitlines() if str(made["id"]) in line]
+    shown = r"a\x1b[31m\r\nb\x07\u202ec\x9b"
+    assert shown in line
+    created = workspace(dev, "create", name).stdout
+    assert f"name             {shown}\n" in created
+    for text in (line, created.replace("\n", "")):
+        assert text.isprintable()
+
+
+def test_an_error_is_one_line_whatever_it_quotes() -> None:
+    ended = run_atlas("workspace", "list", "--url", "http://a\n\x1b[31m", env={"ATLAS_OPERATOR_TOKEN": "x"})
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(r"atlas: no answer from http://a\n\x1b[31m: ")
 
 
 @pytest.mark.parametrize("workspace_id", ["ws_NONE", "../../v1/events", "a/b?c#d", "%2e"])

@@ -11,7 +11,12 @@ import pytest
 import uvloop
 
 from atlas.adapters.http_sender import HttpSender
-from atlas.core.limits import RESPONSE_BODY_BYTES_MAX
+from atlas.core.limits import (
+    ANSWER_BYTES_MAX,
+    ANSWER_FIELD_BYTES_MAX,
+    ANSWER_FIELDS_MAX,
+    RESPONSE_BODY_BYTES_MAX,
+)
 from atlas.ports.sender import DeliveryRequest
 from tests.raw_server import (
     GENEROUS_MS,
@@ -128,6 +133,42 @@ async def test_a_packed_body_is_kept_as_it_came(sender: HttpSender) -> None:
     assert result.response_body == bomb.decode(errors="replace")
 
 
+def fields_of(*lengths: int) -> bytes:
+    """An answer whose fields have these lengths, name and value together."""
+    fields = [f"X-{n:04}".encode() + b": " + b"x" * (length - 6) for n, length in enumerate(lengths)]
+    return b"\r\n".join([b"HTTP/1.1 204 X", *fields, b"\r\n"])
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        fields_of(ANSWER_FIELD_BYTES_MAX),
+        fields_of(*[10] * ANSWER_FIELDS_MAX),
+        fields_of(*[ANSWER_FIELD_BYTES_MAX - 100] * 16),
+    ],
+    ids=["a field", "their number", "all of it"],
+)
+async def test_a_long_header_up_to_its_limits(sender: HttpSender, header: bytes) -> None:
+    assert len(header) <= ANSWER_BYTES_MAX
+    async with serve(says(header)) as target:
+        for _ in range(2):  # each answer has the whole limit, on the same connection too
+            assert (await post(sender, target.url)).http_status == 204
+        assert target.connections == 1
+
+
+async def test_an_answer_that_goes_on_past_the_limit_is_cut_off(sender: HttpSender) -> None:
+    """Long before its deadline, wherever it is: in the header, or after the body, in its trailer."""
+    fields = fields_of(*[ANSWER_FIELD_BYTES_MAX] * 16).removesuffix(b"\r\n\r\n")
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+    trailer = fields.partition(b"\r\n")[2]
+    for data, status in ((fields, None), (chunked + trailer, 200)):
+        assert len(data) > ANSWER_BYTES_MAX
+        async with serve(says_then_hangs(data)) as target:
+            result = await post(sender, target.url)
+            await target.all_closed()
+        assert (result.http_status, result.error_code) == (status, "upstream_unreachable")
+
+
 NOT_HTTP = [
     b"garbage\r\n\r\n",
     b"<html><body>HTTP/0.9</body></html>",
@@ -146,7 +187,8 @@ NOT_HTTP = [
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\nabc",
     b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000,
-    b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+    fields_of(ANSWER_FIELD_BYTES_MAX + 1),
+    fields_of(*[10] * (ANSWER_FIELDS_MAX + 1)),
 ]
 
 
@@ -208,6 +250,7 @@ async def test_a_large_request_to_a_target_that_answers_without_reading_it(sende
         test_a_header_that_dribbles_is_cut_at_the_deadline,
         test_a_body_that_dribbles_is_cut_at_the_deadline,
         test_a_gigabyte_is_cut_off,
+        test_an_answer_that_goes_on_past_the_limit_is_cut_off,
         test_half_a_2xx_is_no_success,
         test_damaged_answers_never_raise,
         test_a_large_request_to_a_target_that_answers_without_reading_it,

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from atlas.cli import main
 from atlas.settings import SECRETS, SETTINGS
@@ -32,6 +33,13 @@ def test_each_value_tells_where_it_came_from() -> None:
     assert (shown["ATLAS_KAFKA_SHARDS"]["value"], shown["ATLAS_KAFKA_SHARDS"]["source"]) == ("6", "default")
     assert shown["ATLAS_OPS_PORT"]["value"] == "8081 (projector), 8082 (deliverer), 8081 (up)"
     assert set(shown) == {setting.variable for setting in SETTINGS} | set(SECRETS)
+
+
+def test_what_does_not_print_is_shown_escaped() -> None:
+    shown = run_atlas("config", "--host", "a\n\x1b[31m").stdout
+    assert r"a\n\x1b[31m" in shown
+    assert shown.replace("\n", "").isprintable()
+    assert config("--host", "a\n\x1b[31m")["ATLAS_HOST"]["value"] == "a\n\x1b[31m"
 
 
 def test_secrets_are_masked_and_their_place_is_told(tmp_path: Path) -> None:
@@ -64,6 +72,24 @@ def test_a_bad_value_names_its_variable(variable: str, value: str) -> None:
     ended = run_atlas("config", env={variable: value})
     assert (ended.returncode, ended.stdout) == (2, "")
     assert variable in ended.stderr
+
+
+@pytest.mark.parametrize("flag", [setting.flag for setting in SETTINGS if not setting.is_flag])
+def test_an_empty_flag_is_refused(flag: str) -> None:
+    ended = CliRunner().invoke(main, ["config", flag, ""])
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert flag in ended.stderr
+
+
+def test_an_empty_variable_is_none() -> None:
+    assert config(env={setting.variable: "" for setting in SETTINGS}) == config()
+
+
+def test_no_data_directory_is_wrong_usage_and_writes_nothing(tmp_path: Path) -> None:
+    ended = run_atlas("dev", "--port", "0", "--data-dir", "", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "--data-dir" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["gateway", "projector", "deliverer", "up"])

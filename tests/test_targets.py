@@ -17,6 +17,7 @@ from atlas.core.targets import (
     check_headers,
     check_url,
     mask_headers,
+    normal_url,
 )
 
 
@@ -116,6 +117,11 @@ def test_the_length_of_a_url() -> None:
     check_url(longest)
     with pytest.raises(InvalidRequest):
         check_url(longest + "x")
+
+
+def test_the_scheme_is_in_lower_case_and_nothing_else_changes() -> None:
+    assert normal_url("HTTPS://Hooks.Example:8443/A://B?C=D") == "https://Hooks.Example:8443/A://B?C=D"
+    assert normal_url("Http://[::FFFF:127.0.0.1]/") == "http://[::FFFF:127.0.0.1]/"
 
 
 url_like = st.builds(

@@ -5,18 +5,27 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from atlas.core.errors import DataDirectoryInUse
+from atlas.core.errors import DataDirectoryInUse, DataDirectoryUnusable
 
 LOCK_FILE: Final = "lock"
 #: How often a projector that stands by looks whether it can take over.
 LOOK_EVERY_S: Final = 0.2
 _DIRECTORY_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
+
+
+@contextmanager
+def _using(what: object) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataDirectoryUnusable(f"cannot use {what}: {error.strerror or error}") from error
 
 
 class FileLock:
@@ -31,10 +40,14 @@ class FileLock:
 
     Raises:
         DataDirectoryInUse: another process, or another part of this one, owns it.
-        OSError: it cannot be made or written.
+        DataDirectoryUnusable: it cannot be made or written.
     """
 
     def __init__(self, path: Path, whose: str, *, shared: bool = False) -> None:
+        with _using(path):
+            self._own(path, whose, shared)
+
+    def _own(self, path: Path, whose: str, shared: bool) -> None:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
         self._file: int | None = file
         try:
@@ -74,7 +87,8 @@ class DataDirectory(FileLock):
 
     def __init__(self, path: Path, *, shared: bool = False) -> None:
         self.path = path
-        path.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+        with _using(f"the data directory {path}"):
+            path.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
         super().__init__(path / LOCK_FILE, str(path), shared=shared)
 
 
@@ -108,7 +122,15 @@ def write_private(path: Path, content: bytes) -> None:
     """Replace the file by one with this content that its owner alone may read.
 
     Atomic and durable: whoever looks, after a crash too, finds the old content or the new.
+
+    Raises:
+        DataDirectoryUnusable: it cannot be written.
     """
+    with _using(path):
+        _replace(path, content)
+
+
+def _replace(path: Path, content: bytes) -> None:
     fresh = path.with_name(f".{path.name}.new")
     fresh.unlink(missing_ok=True)  # of a crash; its mode may be anything
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
@@ -125,17 +147,20 @@ def read_or_create_private(path: Path, make: Callable[[], bytes]) -> bytes:
     """The file's content; if there is no file, what `make` returns, written first.
 
     An existing file that others may read is closed to them. Call it while owning the directory.
+
+    Raises:
+        DataDirectoryUnusable: it cannot be read or written.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        content = make()
-        write_private(path, content)
-        return content
-    with os.fdopen(descriptor, "rb") as file:
-        if os.fstat(descriptor).st_mode & 0o077:
-            os.fchmod(descriptor, _FILE_MODE)
-        return file.read()
+    with _using(path):
+        try:
+            with path.open("rb") as file:
+                if os.fstat(file.fileno()).st_mode & 0o077:
+                    os.fchmod(file.fileno(), _FILE_MODE)
+                return file.read()
+        except FileNotFoundError:
+            content = make()
+            _replace(path, content)
+            return content
 
 
 def sync_directory(path: Path) -> None:

@@ -15,7 +15,7 @@ import socket
 import ssl
 from collections.abc import Sequence
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -32,7 +32,9 @@ from aiohttp import (
     hdrs,
 )
 from aiohttp.abc import AbstractResolver
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.payload import BytesPayload
 from yarl import URL
 
@@ -45,7 +47,12 @@ from atlas.adapters.http_outcome import (
 )
 from atlas.adapters.resolver import ThreadResolver
 from atlas.core.addresses import Network, refusal
-from atlas.core.limits import RESPONSE_BODY_BYTES_MAX
+from atlas.core.limits import (
+    ANSWER_BYTES_MAX,
+    ANSWER_FIELD_BYTES_MAX,
+    ANSWER_FIELDS_MAX,
+    RESPONSE_BODY_BYTES_MAX,
+)
 from atlas.core.retry_after import http_date_s, retry_after_s
 from atlas.ports.clock import Clock
 from atlas.ports.sender import (
@@ -130,6 +137,31 @@ class _Response(ClientResponse):
         return await super().start(connection)
 
 
+class _Protocol(ResponseHandler):
+    """Bounds an answer as a whole: aiohttp bounds each field and their number, but not their sum."""
+
+    _received_bytes = 0
+
+    def set_response_params(self, **params: Any) -> None:
+        """A request is about to be sent."""
+        self._received_bytes = 0
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._received_bytes += len(data)
+        if self._received_bytes > ANSWER_BYTES_MAX and self.transport is not None:
+            self.transport.close()
+            self.set_exception(HttpProcessingError(message="Answer is too long"))
+
+
+class _Connector(TCPConnector):
+    def __init__(self, **params: Any) -> None:
+        super().__init__(**params)
+        protocol: type[ResponseHandler] = _Protocol
+        self._factory = partial(protocol, loop=self._loop)
+
+
 class _Context(ssl.SSLContext):
     """Verifies as `ssl.create_default_context` does, and notes when a handshake begins."""
 
@@ -162,7 +194,7 @@ class HttpSender:
     ) -> None:
         self._clock = clock
         self._allow = tuple(allow)
-        connector = TCPConnector(
+        connector = _Connector(
             limit=0,  # concurrency is bounded per target by the deliverer
             keepalive_timeout=KEEPALIVE_S,
             resolver=resolver or ThreadResolver(),
@@ -179,6 +211,8 @@ class HttpSender:
             request_class=_Request,
             response_class=_Response,
             read_bufsize=DRAIN_BYTES_MAX,
+            max_field_size=ANSWER_FIELD_BYTES_MAX,
+            max_headers=ANSWER_FIELDS_MAX,
         )
 
     async def send(self, request: DeliveryRequest) -> DeliveryResult:

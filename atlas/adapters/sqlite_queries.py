@@ -176,16 +176,11 @@ _LOAD_NOTICES: Final = f"""SELECT json_group_array({_NOTICE})
     CROSS JOIN topics AS t ON t.n = r.topic"""  # noqa: S608  # constants of this module
 #: When the outcome was, of which a notice tells.
 CREATED: Final = "json_extract(outcome_json, '$.created_at_ms')"
-_AFTER: Final = f"""(SELECT {CREATED}, notice FROM routes INDEXED BY notices_by_endpoint
-    WHERE scope = {SCOPE} AND target = :endpoint AND notice = :after AND {A_NOTICE})"""  # noqa: S608  # constants of this module
-_AFTER_IS_KNOWN: Final = f"SELECT EXISTS {_AFTER}"
 # As many notices as could fill the page, then their attempts: the caller cuts off what is too much.
 _DELIVERIES: Final = f"""SELECT json_group_array(json_object('attempt', json({_ATTEMPT}),
         'outcome', json(d.outcome_json))) FROM
     (SELECT * FROM routes INDEXED BY notices_by_endpoint WHERE scope = {SCOPE} AND target = :endpoint
-        AND {A_NOTICE} AND attempt > 0
-        AND (:after IS NULL OR ({CREATED}, notice) > {_AFTER})
-        ORDER BY {CREATED}, notice LIMIT :limit) AS d
+        AND {A_NOTICE} AND attempt > 0 AND notice > :after ORDER BY notice LIMIT :limit) AS d
     CROSS JOIN attempts AS a INDEXED BY attempts_of_notices
         ON a.scope = d.scope AND a.notice = d.notice AND a.{A_NOTICE}"""  # noqa: S608  # constants of this module
 
@@ -198,19 +193,16 @@ def load_notices(connection: sqlite3.Connection, keys: Sequence[NoticeKey]) -> d
 
 def deliveries(
     connection: sqlite3.Connection, scope: tuple[str, str], endpoint: str, after: str | None, limit: int
-) -> list[NoticeAttempt] | None:
-    """Attempts of the endpoint's next `limit` notices, in order; None when there is no such `after`."""
+) -> list[NoticeAttempt]:
+    """Attempts of the endpoint's next `limit` notices, in order."""
     parameters = {
         "workspace_id": scope[0],
         "environment": scope[1],
         "endpoint": endpoint,
-        "after": after,
+        "after": after or "",
         "limit": limit,
     }
-    found = _decode_deliveries(_ask(connection, _DELIVERIES, parameters))
-    if not found and after is not None and not _ask(connection, _AFTER_IS_KNOWN, parameters):
-        return None
-    return found
+    return _decode_deliveries(_ask(connection, _DELIVERIES, parameters))
 
 
 # -- routes that wait or are open

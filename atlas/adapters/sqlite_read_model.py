@@ -93,7 +93,7 @@ class SqliteReadModel:
 
     async def deliveries(
         self, scope: Scope, endpoint: str, after: str | None, limit: int
-    ) -> builtins.list[NoticeAttempt] | None:
+    ) -> builtins.list[NoticeAttempt]:
         """See the port."""
         return await self._driver.read(
             lambda connection: sqlite_queries.deliveries(connection, scope, endpoint, after, limit)

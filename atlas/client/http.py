@@ -29,6 +29,10 @@ class Refused(AtlasError):
         self.status, self.code = status, code
 
 
+class NotJson(AtlasError):
+    """What is to be sent cannot be: text that is not UTF-8, as the command line may give it."""
+
+
 class Answer(Struct, frozen=True):
     """One answer. `headers` by lower-case name; `value` is the body decoded."""
 
@@ -78,11 +82,12 @@ class Client:
         """Make one request, once; `body`, if any, goes out as JSON.
 
         Raises:
+            NotJson: the body cannot be sent.
             Refused: the answer is no success.
             Unreachable: there was no answer, or it is not Atlas's.
         """
         assert self._session is not None
-        data = None if body is None else orjson.dumps(body)
+        data = None if body is None else _json(body)
         kind = {} if data is None else {"Content-Type": "application/json"}
         try:
             async with self._session.request(
@@ -103,6 +108,13 @@ class Client:
         if not isinstance(described, dict):
             return Unreachable(f"{self._url} answered {status}, but not as Atlas does")
         return Refused(status, str(described.get("code")), str(described.get("message")))
+
+
+def _json(body: object) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as error:
+        raise NotJson(f"cannot send that: {error}") from error
 
 
 def _object(content: bytes) -> dict[str, Any] | None:

@@ -11,7 +11,8 @@
     │   └── UnknownTopic
     ├── StoreUnavailable            the read model cannot answer or take a batch now
     ├── StaleWriter                 a fenced write lost against a newer one: stop, do not retry
-    └── DataDirectoryInUse          another process owns the data directory
+    ├── DataDirectoryInUse          another process owns the data directory
+    └── DataDirectoryUnusable       it, or a file in it, cannot be made, read or written
 
 Adapters translate their vendor's exceptions into these, once, beside the client; nothing above an
 adapter catches a vendor's exception.
@@ -151,3 +152,7 @@ class StaleWriter(AtlasError):
 
 class DataDirectoryInUse(AtlasError):
     """Another process owns this data directory."""
+
+
+class DataDirectoryUnusable(AtlasError):
+    """The data directory, or a file in it, cannot be made, read or written."""

@@ -1,7 +1,8 @@
 """Identifiers: a prefix and a ULID (Crockford base32, 26 characters; design section 6). Pure.
 
 48 bits of milliseconds since the epoch, then 80 bits: random, or for a keyed event a hash of what the
-key is unique within. Text order is time order. A delivery's id is a hash alone and carries no time.
+key is unique within. Text order is time order. The id of a delivery to a workflow is a hash alone and carries
+no time.
 """
 
 from __future__ import annotations
@@ -77,13 +78,23 @@ def delivery_id(event_id: str, target_id: str, replay_number: int) -> str:
 
 
 def notice_id(
-    event_id: str, endpoint_id: str, outcome_type: str, workflow_id: str, attempt: int, replay_number: int
+    created_ms: int,
+    event_id: str,
+    endpoint_id: str,
+    outcome_type: str,
+    workflow_id: str,
+    attempt: int,
+    replay_number: int,
 ) -> str:
-    """`whd_` of one outcome told to one endpoint. A replay's is new, even if it ended before an attempt."""
+    """`whd_` of one outcome told to one endpoint. A replay's is new, even if it ended before an attempt.
+
+    It carries the outcome's time, so that it says where in an endpoint's list it stands, as a cursor has to
+    when what it named is past retention.
+    """
     parts = (event_id, endpoint_id, outcome_type, workflow_id, str(attempt), str(replay_number))
     text = "".join(f"{len(part)}:{part}" for part in parts)
-    digest = hashlib.sha256(text.encode()).digest()
-    return "whd_" + ulid(int.from_bytes(digest[:6], "big"), digest[6:16])
+    # A fact's time may be beyond what an id holds, if somebody else wrote it: that must not stop a fold.
+    return "whd_" + ulid(min(created_ms, TIME_MS_MAX), hashlib.sha256(text.encode()).digest()[:ENTROPY_BYTES])
 
 
 def id_pattern(prefix: str) -> str:

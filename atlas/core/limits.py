@@ -100,6 +100,13 @@ REPLAYS_RUNNING_MAX: Final = 10
 # Deliveries.
 #: What is kept of a target's answer.
 RESPONSE_BODY_BYTES_MAX: Final = 4_096
+#: One field of its header, name and value. Not in the documents, like the two below; 64 KiB is what Python's
+#: own client takes in a line, and curl takes more.
+ANSWER_FIELD_BYTES_MAX: Final = 65_536
+ANSWER_FIELDS_MAX: Final = 1_000
+#: All that a target may send in one answer, whatever it is for, as far as it is read at all: fields at both
+#: limits would be 64 MiB for every attempt under way. One read (64 to 256 KiB) may go beyond.
+ANSWER_BYTES_MAX: Final = 1_048_576
 
 # Keys.
 OVERLAP_S_MAX: Final = 604_800

@@ -122,7 +122,15 @@ def notice(
     """
     topic, partition, offset = place
     return NoticeState(
-        id=notice_id(event_id, endpoint, outcome.type, outcome.workflow_id, outcome.attempt, replay),
+        id=notice_id(
+            outcome.created_at_ms,
+            event_id,
+            endpoint,
+            outcome.type,
+            outcome.workflow_id,
+            outcome.attempt,
+            replay,
+        ),
         workspace_id=scope[0],
         environment=scope[1],
         event_id=event_id,

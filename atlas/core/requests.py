@@ -25,14 +25,14 @@ from atlas.core.filters import check_filter
 from atlas.core.refusals import converted, holds_nul
 from atlas.core.retry import DEFAULT_SCHEDULE_S
 from atlas.core.strict_json import find_nul
-from atlas.core.targets import URL_CHARS_MAX, check_headers, check_url
+from atlas.core.targets import URL_CHARS_MAX, check_headers, check_url, normal_url
 from atlas.core.timestamps import parse_filter_time
 
 Url = Annotated[
     str,
     shapes.said(
-        "http or https, a host, no user name or password, no fragment.",
-        pattern="^https?://",
+        "http or https, a host, no user name or password, no fragment. The scheme is kept in lower case.",
+        pattern="^[Hh][Tt][Tt][Pp][Ss]?://",
         maxLength=URL_CHARS_MAX,
     ),
 ]
@@ -183,7 +183,7 @@ Model = TypeVar("Model", bound=Body)
 
 
 def parse(model: type[Model], value: object) -> Model:
-    """Decoded JSON as a model, every rule of the model held.
+    """Decoded JSON as a model, every rule of the model held, and a URL in its normal form.
 
     Args:
         model: one of the classes above.
@@ -197,7 +197,7 @@ def parse(model: type[Model], value: object) -> Model:
         value = {k: v for k, v in value.items() if v is not None or k not in droppable}
     parsed = converted(model, value)
     _check(parsed, value)
-    return parsed
+    return _normal(parsed)
 
 
 _A_TIME: Final = "1970-01-01T00:00:00Z"
@@ -235,6 +235,12 @@ def _check_target(body: TargetCreate | TargetPatch) -> None:
         check_url(body.url)
     if body.headers is not UNSET:
         check_headers(body.headers)
+
+
+def _normal(body: Model) -> Model:
+    if isinstance(body, TargetCreate | TargetPatch) and body.url is not UNSET:
+        return msgspec.structs.replace(body, url=normal_url(body.url))
+    return body
 
 
 def _refuse_repeats(items: Sequence[str] | UnsetType, at: str) -> None:

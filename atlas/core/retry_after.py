@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from typing import Final
 
-#: Nine digits are thirty years: more is nonsense, and int() of a long string costs time.
-_SECONDS = re.compile(r"[0-9]{1,9}")
+_SECONDS = re.compile(r"[0-9]+")
+#: Thirty years. More is taken for as much: to convert a long string of digits costs time that grows with
+#: its square, and whoever asks for so long is to be left alone for as long as may be.
+SECONDS_MAX: Final = 999_999_999
+_DIGITS_MAX: Final = len(str(SECONDS_MAX))
 
 
 def retry_after_s(value: str, now_s: float) -> float | None:
     """Seconds to wait from now; 0 for a time that has passed, None for what is neither form.
+
+    A number of seconds counts up to `SECONDS_MAX`.
 
     Args:
         value: seconds, or an HTTP date.
@@ -19,7 +25,8 @@ def retry_after_s(value: str, now_s: float) -> float | None:
     """
     value = value.strip()
     if _SECONDS.fullmatch(value):
-        return float(value)
+        digits = value.lstrip("0") or "0"
+        return float(digits if len(digits) <= _DIGITS_MAX else SECONDS_MAX)
     at_s = http_date_s(value)
     return None if at_s is None else max(0.0, at_s - now_s)
 

@@ -79,6 +79,15 @@ def check_url(url: str) -> None:
     _check_host(parts)
 
 
+def normal_url(url: str) -> str:
+    """A URL that passed `check_url`, its scheme in lower case.
+
+    Its case says nothing (RFC 3986, 3.1), and who reads our answers and records need not know that.
+    """
+    scheme, separator, rest = url.partition("://")
+    return scheme.lower() + separator + rest
+
+
 def check_headers(headers: Mapping[str, str]) -> None:
     """Refuse headers that are malformed, too many, too long, Atlas's own, or the connection's.
 

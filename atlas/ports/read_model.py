@@ -263,15 +263,12 @@ class ReadModel(Protocol):
 
     async def deliveries(
         self, scope: Scope, endpoint: str, after: str | None, limit: int
-    ) -> builtins.list[NoticeAttempt] | None:
-        """Attempts to tell an endpoint, oldest notice first, those of one notice together and in order.
+    ) -> builtins.list[NoticeAttempt]:
+        """Attempts to tell an endpoint, by the notice's id (oldest first), those of one in their order.
 
         Args:
-            after: only notices after this one.
+            after: only notices with an id after this one, whether or not it is there.
             limit: notices, of those attempted at least once.
-
-        Returns:
-            None: `after` is no notice to this endpoint, or not any more.
         """
 
     async def target_health(

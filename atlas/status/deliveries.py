@@ -1,7 +1,8 @@
 """`GET /v1/webhook-endpoints/{endpoint_id}/deliveries`: every attempt to tell an endpoint of an outcome.
 
-Oldest outcome first, the attempts of one together. A page ends between two outcomes, so that its cursor, the
-id of a delivery, says all; only where one delivery alone has more attempts than `limit` is it longer.
+By the delivery's id, which is oldest outcome first, the attempts of one together. A page ends between two
+outcomes, so that its cursor, the id of a delivery, says all, also when that one is past retention; only where
+one delivery alone has more attempts than `limit` is the page longer.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Final
 
-from atlas.core.errors import ApiError, InvalidRequest
+from atlas.core.errors import ApiError
 from atlas.core.views import delivery_view
 from atlas.gateway.call import Call, Reply, Services, json_reply
 from atlas.gateway.parameters import page_cursor, page_limit, parameters
@@ -35,8 +36,6 @@ class Deliveries:
         if endpoint is None:
             raise ApiError("endpoint_not_found", "No such webhook endpoint exists here.")
         made = await self._read_model.deliveries(scope, endpoint.id, cursor, limit + 1)
-        if made is None:
-            raise InvalidRequest("cursor", "is no delivery to this endpoint, or not any more")
         page, has_more = _page(made, limit)
         data = [delivery_view(each.attempt.notice or "", each.attempt, each.outcome) for each in page]
         next_cursor = data[-1]["delivery_id"] if has_more else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from atlas.core import facts
-from scripts.schemas_lib.records import CONTROL, EVENT, FENCE, LIFECYCLE, RecordKind
+from scripts.schemas_lib.records import CONTROL, EVENT, FACT_KEYS, FENCE, LIFECYCLE, RecordKind
 from scripts.schemas_lib.shaping import Schema
 
 _BINDING: Final = "0.5.0"
@@ -78,7 +78,7 @@ def asyncapi() -> Schema:
                 "lifecycle": _message(
                     LIFECYCLE,
                     "What became of an event, or of a shard.",
-                    f"The event's id; `{facts.SHARD_KEY.decode()}` where the record is about the shard.",
+                    _lifecycle_keys(),
                 ),
                 "control": _message(CONTROL, "What somebody asked for.", "There is none."),
             }
@@ -120,6 +120,14 @@ def _channels() -> Schema:
     }
 
 
+def _lifecycle_keys() -> str:
+    kinds: dict[str, list[str]] = {}
+    for kind, key in FACT_KEYS.items():
+        kinds.setdefault(key, []).append(f"`{kind}`")
+    others = (f"`{key}` for {', '.join(named)}" for key, named in kinds.items())
+    return f"The event's id for every fact but these: {'; '.join(others)}."
+
+
 def _message(record: RecordKind, about: str, key: str) -> Schema:
     return {
         "name": record.header.decode(),
@@ -131,11 +139,6 @@ def _message(record: RecordKind, about: str, key: str) -> Schema:
             "required": [facts.SCHEMA_HEADER],
             "properties": {
                 facts.SCHEMA_HEADER: {"type": "string", "const": record.header.decode()},
-                "traceparent": {
-                    "type": "string",
-                    "description": "W3C trace context, where it is known.",
-                    "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$",
-                },
             },
         },
         "payload": {"schemaFormat": _DRAFT, "schema": {"$ref": f"./{record.file_name}"}},

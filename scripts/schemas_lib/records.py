@@ -22,6 +22,11 @@ WITHIN_A_VERSION: Final = (
 _MORE_KINDS: Final = "New kinds of records may be added too."
 
 
+def tag_of(kind: type[Struct]) -> str:
+    """As in `shard.claimed`."""
+    return str(kind.__struct_config__.tag)
+
+
 class RecordKind(Struct, frozen=True):
     """The records that carry one value of the header.
 
@@ -71,6 +76,19 @@ CONTROL: Final = RecordKind(
 )
 FENCE: Final = RecordKind(facts.FENCE_SCHEMA, facts.FenceRecord, WITHIN_A_VERSION)
 RECORDS: Final = (EVENT, LIFECYCLE, CONTROL, FENCE)
+
+#: The keys of the facts whose key is not their event's id, by their kind.
+FACT_KEYS: Final = {
+    tag_of(kind): key.decode()
+    for kind, key in (
+        (facts.ShardClaimed, facts.SHARD_KEY),
+        (facts.ShardCheckpoint, facts.SHARD_KEY),
+        (facts.RecordsTrimmed, facts.SHARD_KEY),
+        (facts.ReplayRequested, facts.REPLAY_KEY),
+        (facts.ReplayProgressed, facts.PROGRESS_KEY),
+        (facts.BreakerChanged, facts.BREAKER_KEY),
+    )
+}
 
 
 def record_schema(record: RecordKind) -> Schema:

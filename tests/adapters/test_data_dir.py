@@ -21,7 +21,7 @@ from atlas.adapters.data_dir import (
     read_or_create_private,
     write_private,
 )
-from atlas.core.errors import DataDirectoryInUse
+from atlas.core.errors import DataDirectoryInUse, DataDirectoryUnusable
 from tests.virtual_time import VirtualClock, pass_time, virtual_time
 
 _HOLD = """
@@ -183,7 +183,17 @@ def test_a_secret_left_open_to_others_is_closed(tmp_path: Path) -> None:
     assert mode(path) == 0o600
 
 
+def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    with pytest.raises(DataDirectoryUnusable, match="keys: Is a directory"):
+        read_or_create_private(tmp_path / "keys", bytes)
+    with pytest.raises(DataDirectoryUnusable, match="keys: Is a directory"):
+        write_private(tmp_path / "keys", b"")
+    with pytest.raises(DataDirectoryUnusable, match="none/keys: No such file"):
+        read_or_create_private(tmp_path / "none" / "keys", bytes)
+
+
 def test_a_directory_that_cannot_be_made_is_no_one_elses(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(DataDirectoryUnusable, match="file"):
         DataDirectory(tmp_path / "file")

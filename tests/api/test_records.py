@@ -13,32 +13,24 @@ from atlas.adapters.embedded_log import EmbeddedLog
 from atlas.adapters.system_clock import SystemClock
 from atlas.core.commands import Command, OpenProducer
 from atlas.core.facts import (
-    BREAKER_KEY,
     CONTROL_SCHEMA,
     CONTROL_TOPIC,
     EVENT_SCHEMA,
     LIFECYCLE_SCHEMA,
     LIFECYCLE_TOPIC,
-    PROGRESS_KEY,
-    REPLAY_KEY,
     SCHEMA_HEADER,
-    SHARD_KEY,
 )
 from atlas.ports.log import Record, TopicPartition
+from scripts.schemas_lib.records import FACT_KEYS
 from tests.api.atlas_process import EVENT, answered, create_stream, every_page, made, running, wait_for_status
 from tests.api.receiver import Delivery, Receiver
 from tests.api.test_payloads import events, same, send
 from tests.conformance.log_deployments import read_all
 from tests.http_client import Client
 from tests.processes import Dev, eventually
-from tests.schemas.contract import check_record
+from tests.schemas.contract import check_record, described_headers
 
 #: Kinds of facts that a short run writes; the others need hours, or a full target.
-KEYS: Final = {
-    "replay.requested": REPLAY_KEY,
-    "replay.progressed": PROGRESS_KEY,
-    "breaker.changed": BREAKER_KEY,
-}
 FACTS: Final = {
     "shard.claimed",
     "delivery.attempted",
@@ -86,6 +78,9 @@ def test_every_record_of_a_run_is_described(tmp_path: Path) -> None:
         value = orjson.loads(record.value or b"")
         check_record(header.decode(), value)
         by_schema.setdefault(header, []).append((record, value))
+    for header, found in by_schema.items():
+        written = {name for record, _ in found for name, _ in record.headers}
+        assert written == described_headers(header.decode()), header
     check_events(by_schema[EVENT_SCHEMA], sent_by_id)
     check_facts(by_schema[LIFECYCLE_SCHEMA])
     check_commands(value for _, value in by_schema[CONTROL_SCHEMA])
@@ -159,8 +154,8 @@ def check_facts(found: list[tuple[Record, dict[str, Any]]]) -> None:
     assert {value["fact"] for _, value in found} >= FACTS
     assert {value.get("outcome") for _, value in found} >= {"delivered", "retry_scheduled", "failed"}
     for record, value in found:
-        expected = value["event_id"].encode() if "event_id" in value else SHARD_KEY
-        assert record.key == KEYS.get(value["fact"], expected), value
+        expected = FACT_KEYS.get(value["fact"]) or value["event_id"]
+        assert record.key == expected.encode(), value
 
 
 def check_commands(found: Iterable[dict[str, Any]]) -> None:

@@ -241,9 +241,13 @@ def test_deliveries_are_listed_with_every_attempt_page_by_page(acme: Client, rec
         assert page["next_cursor"] == page["data"][-1]["delivery_id"]
         cursor = f"&cursor={page['next_cursor']}"
     assert walked == items
-    nobodys = f"whd_{'0' * 26}"
-    for bad in ("limit=0", "cursor=evt_1", f"cursor={nobodys}", "color=red"):
+    for bad in ("limit=0", "cursor=evt_1", "cursor=whd_1", f"cursor=evt_{'0' * 26}", "color=red"):
         refused(acme.get(f"{path}?{bad}"), 400, "invalid_request")
+    ids = [item["delivery_id"] for item in items]
+    assert ids == sorted(ids), "what is no delivery, or is no longer, has its place among them all the same"
+    beside = f"{ids[4][:-1]}{'0' if ids[4][-1] > '0' else '1'}"
+    for cursor, shown in ((f"whd_{'0' * 26}", items), (beside, items[6:] if beside > ids[4] else items[4:])):
+        assert answered(acme.get(f"{path}?cursor={cursor}"), 200)["data"] == shown
     last = answered(acme.get(f"{path}?cursor={items[-1]['delivery_id']}"), 200)
     assert (last["data"], last["has_more"]) == ([], False)
 

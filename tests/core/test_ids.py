@@ -18,6 +18,7 @@ from atlas.core.ids import (
     id_time_ms,
     is_id,
     keyed_event_id,
+    notice_id,
     ulid,
 )
 
@@ -120,6 +121,8 @@ def test_hashed_ids_never_change() -> None:
     assert (
         keyed_event_id(1779113000000, "ws_4F9KQ2C7Z1", "live", "", "key") == "evt_01KRXPBZ20W9PXS6892TH27YYY"
     )
+    outcome = ("we_01HX9YQK2T7V3M4ZB6F5N0WJ1A", "event.delivered", "wf_billing_sync", 1, 0)
+    assert notice_id(1779113000000, REFERENCE_IDS[0], *outcome) == "whd_01KRXPBZ20BGTTP9R85SZESB6V"
     assert delivery_id(REFERENCE_IDS[0], "wf_billing_sync", 0) == "whd_2902W932DR1VCPGH2F3KHKY3VF"
 
 
@@ -130,6 +133,22 @@ deliveries = st.tuples(parts, parts, st.integers(0, 100))
 def test_delivery_ids(one: tuple[str, str, int], other: tuple[str, str, int]) -> None:
     assert (delivery_id(*one) == delivery_id(*other)) == (one == other)
     assert is_id("whd_", delivery_id(*one))
+
+
+outcomes = st.tuples(parts, parts, parts, parts, st.integers(0, 100), st.integers(0, 100))
+
+
+@given(times_ms, outcomes, outcomes)
+def test_ids_of_notices(
+    ms: int, one: tuple[str, str, str, str, int, int], other: tuple[str, str, str, str, int, int]
+) -> None:
+    assert (notice_id(ms, *one) == notice_id(ms, *other)) == (one == other)
+    assert is_id("whd_", notice_id(ms, *one))
+    assert id_time_ms(notice_id(ms, *one)) == ms
+
+
+def test_a_notice_of_a_time_that_no_id_holds_has_the_last_one() -> None:
+    assert id_time_ms(notice_id(2**53, "", "", "", "", 1, 0)) == TIME_MS_MAX
 
 
 # --- the source of new ids

@@ -177,6 +177,20 @@ async def test_patching(clock: VirtualClock, tmp_path: Path) -> None:
         assert (await g.live.patch(f"{PATH}/wf_a", unchanged)).json() == made
 
 
+@pytest.mark.parametrize("path", [PATH, "/v1/webhook-endpoints"])
+def test_the_scheme_of_a_url_is_stored_in_lower_case(path: str, tmp_path: Path) -> None:
+    @virtual_time
+    async def test(clock: VirtualClock) -> None:
+        async with gateway(clock, tmp_path) as g:
+            made = await g.live.post(path, {"url": "HTTP://EXAMPLE.com/Hook"})
+            assert (made.status, made.json()["url"]) == (201, "http://EXAMPLE.com/Hook")
+            one = f"{path}/{made.json()['id']}"
+            await g.live.patch(one, {"url": "HttpS://EXAMPLE.com/Hook"})
+            assert (await g.live.get(one)).json()["url"] == "https://EXAMPLE.com/Hook"
+
+    test()
+
+
 @virtual_time
 async def test_header_values_come_back_masked(clock: VirtualClock, tmp_path: Path) -> None:
     async with gateway(clock, tmp_path) as g:

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, Final
 
 import jsonschema
+import yaml
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
@@ -50,6 +51,13 @@ def record_validator(header: str) -> jsonschema.Draft202012Validator:
 def check_record(header: str, value: object) -> None:
     """Fails unless the value is what the record's schema says, and nothing more."""
     _refuse(record_validator(header).iter_errors(value), f"{header}: {value}")
+
+
+def described_headers(header: str) -> set[str]:
+    """Names of the headers that records with this `atlas-schema` have, as asyncapi.yaml says."""
+    messages = yaml.safe_load((SCHEMAS / "asyncapi.yaml").read_text())["components"]["messages"].values()
+    [message] = [each for each in messages if each["name"] == header]
+    return set(message["headers"]["properties"])
 
 
 class Api:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 import jsonschema
 import msgspec
@@ -22,7 +23,7 @@ from atlas.gateway.app import App
 from atlas.gateway.replies import error_reply, response_headers
 from atlas.gateway.resources import Area, Operation, Resource
 from scripts.schemas_lib import documents, openapi
-from scripts.schemas_lib.records import RECORDS
+from scripts.schemas_lib.records import FACT_KEYS, RECORDS, tag_of
 from scripts.schemas_lib.shaping import Vague, schemas_of
 from tests.asgi_client import Answer
 from tests.gateway.harness import gateway
@@ -99,6 +100,16 @@ def test_asyncapi_names_files_that_are_there() -> None:
     addresses = {channel["address"] for channel in ASYNCAPI["channels"].values()}
     topic = facts.event_topic("{environment}", "{workspace}", "{stream}")
     assert addresses == {topic, facts.LIFECYCLE_TOPIC, facts.CONTROL_TOPIC}
+
+
+def test_asyncapi_names_the_key_of_every_kind_of_fact() -> None:
+    """What the records of a run have is held against the same table: see `tests/api/test_records.py`."""
+    of_an_event = {tag_of(kind) for kind in get_args(facts.DeliveryFact)}
+    assert {tag_of(kind) for kind in get_args(facts.LifecycleFact)} == {*FACT_KEYS, *of_an_event}
+    key = ASYNCAPI["components"]["messages"]["lifecycle"]["bindings"]["kafka"]["key"]["description"]
+    said = re.findall(r"`([^`]+)` for ((?:`[^`]+`(?:, )?)+)", key)
+    assert {kind: name for name, kinds in said for kind in kinds.strip("`").split("`, `")} == FACT_KEYS
+    assert key.startswith("The event's id for every fact but these: ")
 
 
 # --- complete
