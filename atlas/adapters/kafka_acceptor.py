@@ -31,7 +31,7 @@ from atlas.adapters.kafka_fence import digest
 from atlas.adapters.kafka_index import KeyIndex, TakenKey
 from atlas.adapters.kafka_index_thread import IndexThread
 from atlas.adapters.kafka_log import KafkaLog
-from atlas.adapters.kafka_producer import DEADLINE_S, Owner
+from atlas.adapters.kafka_producer import DEADLINE_S, Appended, Owner
 from atlas.adapters.kafka_recovery import Recovery
 from atlas.adapters.kafka_standing import ProducerLog, Standing
 from atlas.adapters.kafka_taking import Taking
@@ -42,6 +42,9 @@ from atlas.ports.log import NewRecord, TopicPartition
 
 #: Calls whose callers have gone are waited for this long when the acceptor closes.
 CLOSE_DEADLINE_S: Final = 10.0
+
+#: Keys under way or not in the index yet; past it no more are taken.
+KEYS_HELD_MAX: Final = 150_000
 
 _TOO_LATE: Final = "the log did not answer in time"
 
@@ -125,8 +128,8 @@ class KafkaAcceptor:
     def __init__(self, log: KafkaLog, index: IndexThread, control: ProducerLog, clock: Clock) -> None:
         self._log, self._index = log, index
         self._standing = Standing(log, index, control)
-        recovery = Recovery(log, index, control, self._standing, clock)
-        self._recovering = asyncio.create_task(recovery.run(), name="bring the key index up to the log")
+        self._recovery = Recovery(log, index, control, self._standing, clock)
+        self._recovering = asyncio.create_task(self._recovery.run(), name="bring the key index up to the log")
         self._doubts, self._taking = Doubts(log, index), Taking(index)
         self._claims: dict[bytes, _Claim] = {}
         self._noted: dict[TopicPartition, int] = {}
@@ -151,7 +154,9 @@ class KafkaAcceptor:
 
     def not_ready(self) -> str | None:
         """Why keyed events are refused now, with how far it is; None when they are taken."""
-        return self._standing.not_ready()
+        failure = self._taking.failure
+        failed = None if failure is None else f"keys taken cannot be written: {failure}"
+        return self._standing.not_ready() or failed
 
     async def recovered(self) -> None:
         """Wait until the index is up to the log; `not_ready` tells whether it is, or is superseded."""
@@ -167,8 +172,9 @@ class KafkaAcceptor:
         self._standing.check()
         if self._taking.failure is not None:
             raise LogUnavailable(f"keys taken cannot be written: {self._taking.failure}")
-        if self._taking.full() or self._doubts.full():
-            raise LogUnavailable("too many keys wait to be written, or are in doubt")
+        if len(self._claims) >= KEYS_HELD_MAX or self._taking.full() or self._doubts.full():
+            raise LogUnavailable("too many keys are under way, wait to be written, or are in doubt")
+        self._standing.check_topics({one.topic for one in candidates if one.dedup_key is not None})
         return await self._bounded(self._decide(candidates))
 
     async def find(self, dedup_key: bytes, payload_hash: bytes) -> Outcome | None:
@@ -201,6 +207,7 @@ class KafkaAcceptor:
             await asyncio.wait([*self._calls])
         self._recovering.cancel()
         await asyncio.wait([self._recovering])
+        await self._recovery.close()
         await self._doubts.close()
         await self._taking.close(CLOSE_DEADLINE_S)
         with suppress(LogUnavailable):  # then the next opening fences what this one cannot tell of
@@ -217,11 +224,11 @@ class KafkaAcceptor:
         sent = [self._log.producer.submit(source, records) for source, records in groups.items()]
         try:
             async with asyncio.timeout(DEADLINE_S):
-                offsets = [await sent[0]] if len(sent) == 1 else await asyncio.gather(*sent)
+                appended = [await sent[0]] if len(sent) == 1 else await asyncio.gather(*sent)
         except TimeoutError as error:
             raise LogUnavailable(_TOO_LATE) from error
-        for (source, records), offset in zip(groups.items(), offsets, strict=True):
-            self._acknowledged(source, offset + len(records))
+        for (source, records), where in zip(groups.items(), appended, strict=True):
+            self._acknowledged(source, where, len(records))
         return [Outcome(Verdict.APPENDED, one.response) for one in candidates]
 
     async def _decide(self, candidates: Sequence[Candidate]) -> list[Outcome]:
@@ -291,7 +298,7 @@ class KafkaAcceptor:
         first_offset = self._noted.get(source, 0)
         release = self._standing.hold(source, first_offset)
         try:
-            offset = await self._log.producer.submit(source, records, owner)
+            appended = await self._log.producer.submit(source, records, owner)
         except InDoubt as error:
             keys = {digest(call.candidates[index].record): _key_of(call.candidates[index]) for index in keyed}
             self._doubts.add((owner, source), DoubtfulKeys(keys, first_offset, release))
@@ -299,7 +306,7 @@ class KafkaAcceptor:
         except LogUnavailable as error:  # never sent
             release()
             return error
-        self._acknowledged(source, offset + len(group))
+        self._acknowledged(source, appended, len(records))
         call.landed.update(keyed)
         rows = [_key_of(call.candidates[index]) for index in keyed]
         claims = [call.own[index] for index in keyed]
@@ -318,15 +325,16 @@ class KafkaAcceptor:
         self, source: TopicPartition, records: Sequence[NewRecord]
     ) -> LogUnavailable | None:
         try:
-            offset = await self._log.producer.submit(source, records)
+            appended = await self._log.producer.submit(source, records)
         except LogUnavailable as error:
             return error
-        self._acknowledged(source, offset + len(records))
+        self._acknowledged(source, appended, len(records))
         return None
 
-    def _acknowledged(self, source: TopicPartition, next_offset: int) -> None:
-        self._noted[source] = max(self._noted.get(source, 0), next_offset)
-        self._standing.passed(source, next_offset)
+    def _acknowledged(self, source: TopicPartition, appended: Appended, records: int) -> None:
+        # Also where it is lower: then the topic was made anew. One that comes late is lower too; no harm.
+        self._noted[source] = next_offset = appended.offset + records
+        self._standing.passed(source, next_offset, appended.owner)
         if self._standing.write_is_due:
             self._start(self._standing.write(), self._calls)
 

@@ -55,7 +55,7 @@ class Doubts:
         self._left: dict[Doubt, list[DoubtfulKeys]] = {}
         self._doubt_by_key: dict[bytes, Doubt] = {}
         self._resolving: dict[Doubt, asyncio.Task[None]] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._at_last: dict[Doubt, asyncio.Task[None]] = {}
 
     def full(self) -> bool:
         """Whether there are too many to take the risk of more."""
@@ -66,9 +66,9 @@ class Doubts:
         self._left.setdefault(doubt, []).append(keys)
         for key in keys.by_digest.values():
             self._doubt_by_key[key.dedup_key] = doubt
-        task = asyncio.create_task(self._resolve_at_last(doubt), name=f"settle {doubt} at last")
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        if doubt not in self._at_last:
+            task = asyncio.create_task(self._resolve_at_last(doubt), name=f"settle {doubt} at last")
+            self._at_last[doubt] = task
 
     async def resolve(self, keys: Sequence[bytes]) -> None:
         """Settle whatever is in doubt about these keys: the index tells of them then.
@@ -81,7 +81,7 @@ class Doubts:
 
     async def close(self) -> None:
         """Stop; what is not settled is so at the next opening."""
-        tasks = [*self._background, *self._resolving.values()]
+        tasks = [*self._at_last.values(), *self._resolving.values()]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -96,11 +96,14 @@ class Doubts:
         await asyncio.shield(task)
 
     async def _resolve_at_last(self, doubt: Doubt) -> None:
-        while True:
-            try:
-                return await self._resolve(doubt)
-            except LogError:
-                await asyncio.sleep(RESOLVE_AGAIN_S)
+        try:
+            while doubt in self._left:
+                try:
+                    await self._resolve(doubt)
+                except LogError:
+                    await asyncio.sleep(RESOLVE_AGAIN_S)
+        finally:
+            del self._at_last[doubt]
 
     def _settled(self, doubt: Doubt, task: asyncio.Task[None]) -> None:
         del self._resolving[doubt]

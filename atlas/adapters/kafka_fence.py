@@ -20,6 +20,7 @@ from atlas.adapters.kafka_errors import within
 from atlas.adapters.kafka_offsets import END, list_offsets
 from atlas.adapters.kafka_producer import Owner
 from atlas.adapters.kafka_settings import REQUEST_TIMEOUT_S
+from atlas.core.errors import LogUnavailable
 from atlas.core.facts import FENCE_KEY, FENCE_SCHEMA, SCHEMA_HEADER, FenceRecord, encode
 from atlas.ports.log import Log, NewRecord, Record, TopicPartition
 
@@ -47,11 +48,12 @@ async def fence(
 ) -> dict[TopicPartition, int]:
     """Shut that producer out of the partitions; everything it ever wrote lies below the offsets returned.
 
-    Partitions that are not there are left out.
+    Partitions that are not there, as every broker says, are left out.
 
     Raises:
         LogUnavailable: it is not known to be shut out of each.
     """
+    sources = set(sources)
 
     def build(own: list[TopicPartition]) -> ProduceRequest:
         rows = by_topic((source, (batch,)) for source in own)
@@ -65,8 +67,26 @@ async def fence(
     batch = _batch(owner)
     async with within(FENCE_DEADLINE_S, "a producer could not be fenced"):
         fenced = await cluster.ask_leaders(sources, build, parse)
-        ends = await list_offsets(cluster, fenced, END)
-    return {source: end for source, end in ends.items() if end is not None}
+        await _confirm_absent(cluster, sources - fenced.keys())
+        found = await list_offsets(cluster, fenced, END)
+    ends = {source: end for source, end in found.items() if end is not None}
+    if ends.keys() != fenced.keys():
+        raise LogUnavailable("a partition's end cannot be read")
+    return ends
+
+
+async def _confirm_absent(cluster: Cluster, sources: Collection[TopicPartition]) -> None:
+    """Have every broker say so: one that is cut off from the others knows of no newer topic.
+
+    Raises:
+        LogUnavailable: one of them knows such a partition.
+    """
+    for node in cluster.nodes() if sources else ():
+        there = await cluster.describe({source.topic for source in sources}, node)
+        for topic, partition in sources:
+            rows = there.get(topic)
+            if rows is not None and (not rows or any(row[1] == partition for row in rows)):
+                raise LogUnavailable(f"the brokers do not agree on whether there is {topic}")
 
 
 async def landed(

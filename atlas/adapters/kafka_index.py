@@ -68,11 +68,12 @@ class KeyIndex:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # SQLite may have ended it itself
+                self._db.execute("ROLLBACK")
             self._buckets = KeyBuckets(self._db)  # it may have counted on a table that is not there now
             raise
-        self._db.execute("COMMIT")
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, TakenKey]:
         """What is known of these keys; free ones are left out."""
@@ -85,7 +86,7 @@ class KeyIndex:
 
     def take(self, rows: Sequence[TakenKey]) -> None:
         """The records of these keys, which were free, are in the log."""
-        self._buckets.add(rows, self._now_ms())
+        self._buckets.add(sorted(rows), self._now_ms())
 
     def take_if_free(self, rows: Sequence[TakenKey]) -> None:
         """The same where the log may have been read up to these records meanwhile."""

@@ -46,13 +46,61 @@ class Owner(NamedTuple):
     epoch: int
 
 
+class Appended(NamedTuple):
+    """Records that are in the log: where the first of them lies, and who sent them."""
+
+    offset: int
+    owner: Owner
+
+
 class _Request:
     __slots__ = ("done", "owner", "records", "size_bytes")
 
     def __init__(
-        self, records: Sequence[NewRecord], size_bytes: int, owner: Owner | None, done: asyncio.Future[int]
+        self,
+        records: Sequence[NewRecord],
+        size_bytes: int,
+        owner: Owner | None,
+        done: asyncio.Future[Appended],
     ) -> None:
         self.records, self.size_bytes, self.owner, self.done = records, size_bytes, owner, done
+
+
+class _Incarnation:
+    """A producer of aiokafka's.
+
+    Attributes:
+        waits: of batches under way in it. Once it has stopped nothing comes of them any more, and nobody
+            tells them: a wait for metadata, or for an acknowledgement, of a closed client lasts for ever.
+        is_over: it has stopped.
+    """
+
+    def __init__(self, producer: Any) -> None:
+        self.producer = producer
+        self.waits: set[asyncio.Timeout] = set()
+        self.is_over = False
+
+    @property
+    def owner(self) -> Owner:
+        state = self.producer._txn_manager  # noqa: SLF001  # nothing public tells
+        return Owner(state.producer_id, state.producer_epoch)
+
+    async def stop(self) -> None:
+        """End it within a bound: aiokafka's own waits for ever for a broker that is away."""
+        try:
+            async with within(_STOP_MAX_S, "a producer did not stop"):
+                await self.producer.stop()
+        except LogUnavailable:
+            await self.producer.client.close()
+            sender = self.producer._sender.sender_task  # noqa: SLF001  # nothing public ends it
+            while sender is not None and not sender.done():
+                sender.cancel()
+                await asyncio.wait([sender], timeout=_STOP_MAX_S / 50)
+        finally:
+            self.is_over = True
+            for wait in self.waits:
+                if not wait.expired():
+                    wait.reschedule(asyncio.get_running_loop().time())
 
 
 class KafkaProducer:
@@ -60,7 +108,7 @@ class KafkaProducer:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
-        self._producer: Any = None
+        self._producer: _Incarnation | None = None
         self._starting = asyncio.Lock()
         self._queues: dict[TopicPartition, deque[_Request]] = {}
         self._pumps: dict[TopicPartition, asyncio.Task[None]] = {}
@@ -92,16 +140,15 @@ class KafkaProducer:
         done = self.submit(source, records)
         try:
             async with asyncio.timeout(DEADLINE_S):
-                return await done
+                return (await done).offset
         except TimeoutError as error:
             raise LogUnavailable("Kafka did not acknowledge in time") from error
 
     def submit(
         self, source: TopicPartition, records: Sequence[NewRecord], owner: Owner | None = None
-    ) -> asyncio.Future[int]:
-        """Have it appended; the result comes when that is settled, however long it takes.
-
-        It is the offset of the first record, or `NotSent`, or `InDoubt`.
+    ) -> asyncio.Future[Appended]:
+        """Have it appended; the result comes when that is settled, however long it takes: else `NotSent`, or
+        `InDoubt`.
 
         Args:
             owner: not sent unless this incarnation sends it.
@@ -116,7 +163,7 @@ class KafkaProducer:
             raise NotSent("the log is closed")
         if self._outstanding_bytes + size_bytes > OUTSTANDING_BYTES_MAX:
             raise NotSent("too much is waiting to be written")
-        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         self._enqueue(source, _Request(records, size_bytes, owner, done))
         return done
 
@@ -126,16 +173,16 @@ class KafkaProducer:
         Raises:
             LogUnavailable: there is none, and no broker to make one.
         """
-        return _owner(await self._current())
+        return (await self._current()).owner
 
     @property
     def current(self) -> Owner | None:
         """The incarnation that sends now, if there is one just now."""
-        return None if self._producer is None else _owner(self._producer)
+        return None if self._producer is None else self._producer.owner
 
     def give_up(self, owner: Owner) -> None:
         """Send nothing more through this incarnation."""
-        if self._producer is not None and _owner(self._producer) == owner:
+        if self._producer is not None and self._producer.owner == owner:
             producer, self._producer = self._producer, None
             self._retire(producer)
 
@@ -184,7 +231,7 @@ class KafkaProducer:
             return
         finally:
             del self._oldest_s[source]
-        owner = _owner(producer)
+        owner = producer.owner
         stale = [request for request in requests if request.owner not in {None, owner}]
         if stale:
             _fail(stale, NotSent, "its producer was given up")
@@ -193,25 +240,28 @@ class KafkaProducer:
             await self._send_through(producer, source, requests)
 
     async def _send_through(
-        self, producer: Any, source: TopicPartition, requests: Sequence[_Request]
+        self, through: _Incarnation, source: TopicPartition, requests: Sequence[_Request]
     ) -> None:
         self._oldest_s[source] = asyncio.get_running_loop().time()
+        wait = asyncio.timeout(0 if through.is_over else STUCK_S)
+        through.waits.add(wait)
         try:
-            async with asyncio.timeout(STUCK_S):
-                batch = _batch(producer, requests)
-                sent = await producer.send_batch(batch, source.topic, partition=source.partition)
+            async with wait:
+                batch = _batch(through.producer, requests)
+                sent = await through.producer.send_batch(batch, source.topic, partition=source.partition)
                 base_offset = (await sent).offset
         except (KafkaError, OSError, TimeoutError) as error:
-            self.give_up(_owner(producer))
+            self.give_up(through.owner)
             _fail(requests, InDoubt, str(unavailable("the append is in doubt", error)))
         else:
-            _resolve(requests, base_offset)
+            _resolve(requests, base_offset, through.owner)
         finally:
+            through.waits.discard(wait)
             del self._oldest_s[source]
 
     # -- the producer -------------------------------------------------------------------------
 
-    async def _current(self) -> Any:
+    async def _current(self) -> _Incarnation:
         async with self._starting:
             if self._producer is None:
                 producer = AIOKafkaProducer(
@@ -225,28 +275,15 @@ class KafkaProducer:
                     async with within(_START_MAX_S, "no producer"):
                         await producer.start()
                 except BaseException:
-                    self._retire(producer)
+                    self._retire(_Incarnation(producer))
                     raise
-                self._producer = producer
+                self._producer = _Incarnation(producer)
             return self._producer
 
-    def _retire(self, producer: Any) -> None:
-        task = asyncio.create_task(_stop(producer), name="stop a producer")
+    def _retire(self, producer: _Incarnation) -> None:
+        task = asyncio.create_task(producer.stop(), name="stop a producer")
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
-
-
-async def _stop(producer: Any) -> None:
-    """End it within a bound: `stop` waits for ever for a broker that is away."""
-    try:
-        async with within(_STOP_MAX_S, "a producer did not stop"):
-            await producer.stop()
-    except LogUnavailable:
-        await producer.client.close()
-        sender = producer._sender.sender_task  # noqa: SLF001  # nothing public ends it
-        while sender is not None and not sender.done():
-            sender.cancel()
-            await asyncio.wait([sender], timeout=_STOP_MAX_S / 50)
 
 
 def _next_batch(queue: deque[_Request]) -> list[_Request]:
@@ -269,19 +306,14 @@ def _batch(producer: Any, requests: Sequence[_Request]) -> Any:
     return batch
 
 
-def _owner(producer: Any) -> Owner:
-    state = producer._txn_manager  # noqa: SLF001  # nothing public tells
-    return Owner(state.producer_id, state.producer_epoch)
-
-
-def _resolve(requests: Sequence[_Request], base_offset: int) -> None:
+def _resolve(requests: Sequence[_Request], base_offset: int, owner: Owner) -> None:
     if base_offset < 0:
         # The broker has the batch, but no longer knows where.
         _fail(requests, InDoubt, "appended, but Kafka does not say where")
         return
     for request in requests:
         if not request.done.done():
-            request.done.set_result(base_offset)
+            request.done.set_result(Appended(base_offset, owner))
         base_offset += len(request.records)
 
 

@@ -7,12 +7,15 @@ topic; then all keyed records from the index's positions up to the ends are fold
 stop there is nothing to fence and nothing to read.
 
 Keys go where they would have been: to the keys of the time when their event was received.
+
+A stream whose topic is not made yet is looked at again and again; until it has been dealt with in the same
+way, its keyed events are refused, and no others.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
 from typing import Final
@@ -57,6 +60,7 @@ class Recovery:
     ) -> None:
         self._log, self._index, self._clock = log, index, clock
         self._control, self._standing = control, standing
+        self._late: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Do it, however long the log is away; `standing.lacking` tells how far it is.
@@ -77,6 +81,12 @@ class Recovery:
                 return
             await asyncio.sleep(AGAIN_S)
 
+    async def close(self) -> None:
+        """Leave alone what is not made yet."""
+        if self._late is not None:
+            self._late.cancel()
+            await asyncio.wait([self._late])
+
     async def _bring_up(self) -> None:
         while await self._index.run(KeyIndex.expire_step):
             pass  # a key whose time is over must not hide its successor
@@ -88,37 +98,76 @@ class Recovery:
         ]
         over = await self._index.run(KeyIndex.owners_over)
         lost = [owner for owner in before if owner not in over and owner != own]
-        sources = [
-            TopicPartition(topic, shard)
-            for topic in sorted(self._control.topics())
-            for shard in range(self._log.shards)
-        ]
-        for number, owner in enumerate(lost, 1):
-            for start in range(0, len(sources), FENCED_AT_ONCE):
-                self._standing.lacking = f"producers of another index are shut out: {number} of {len(lost)}"
-                await fence(self._log.cluster, owner, sources[start : start + FENCED_AT_ONCE])
-        restored = await self._fold_back(sources)
+        topics = sorted(self._control.topics())
+        fenced = await self._shut_out(lost, topics)
+        restored = await self._fold_back(self._sources(topics), fenced, self._say)
         await self._index.run(partial(KeyIndex.end_owners, owners=before))
         log_line.info("idempotency index up to the log", producers_fenced=len(lost), keys_restored=restored)
+        if lost and (unmade := set(topics) - {source.topic for source in fenced}):
+            self._standing.unmade |= unmade
+            self._late = asyncio.create_task(self._deal_with_late(lost), name="topics made late")
 
-    async def _fold_back(self, sources: Collection[TopicPartition]) -> int:
-        """Fold in what the index lacks; returns the number of keys."""
-        starts, ends = await self._spans(sources)
+    def _say(self, reason: str) -> None:
+        self._standing.lacking = reason
+
+    def _sources(self, topics: Iterable[str]) -> list[TopicPartition]:
+        return [TopicPartition(topic, shard) for topic in topics for shard in range(self._log.shards)]
+
+    async def _shut_out(self, lost: Sequence[Owner], topics: Sequence[str]) -> set[TopicPartition]:
+        """Fence these producers everywhere; returns where that was."""
+        sources, fenced = self._sources(topics), set[TopicPartition]()
+        for number, owner in enumerate(lost, 1):
+            for start in range(0, len(sources), FENCED_AT_ONCE):
+                self._say(f"producers of another index are shut out: {number} of {len(lost)}")
+                fenced |= (
+                    await fence(self._log.cluster, owner, sources[start : start + FENCED_AT_ONCE])
+                ).keys()
+        return fenced
+
+    async def _deal_with_late(self, lost: Sequence[Owner]) -> None:
+        """Topics that were not there: once they are, earlier producers may have sent there."""
+        while unmade := self._standing.unmade:
+            await asyncio.sleep(AGAIN_S)
+            for topic in sorted(unmade):
+                sources = self._sources([topic])
+                try:
+                    fenced = [await fence(self._log.cluster, owner, sources) for owner in lost]
+                    if fenced[0]:
+                        await self._fold_back(sources, fenced[0].keys(), lambda _: None)
+                        unmade.discard(topic)
+                except LogError as error:
+                    log_line.warning("a topic made late is not dealt with", topic=topic, error=str(error))
+
+    async def _fold_back(
+        self,
+        sources: Collection[TopicPartition],
+        needed: Collection[TopicPartition],
+        say: Callable[[str], None],
+    ) -> int:
+        """Fold in what the index lacks; returns the number of keys.
+
+        Args:
+            needed: partitions known to be there.
+            say: called with how far it is.
+        """
+        starts, ends = await self._spans(sources, needed)
         if not starts:
             return 0
         reader = self._log.reader()
         reader.assign(starts)
         try:
-            return await self._fold_from(reader, {source: ends[source] for source in starts})
+            return await self._fold_from(reader, {source: ends[source] for source in starts}, say)
         finally:
             await reader.close()
 
     async def _spans(
-        self, sources: Collection[TopicPartition]
+        self, sources: Collection[TopicPartition], needed: Collection[TopicPartition]
     ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
         """Where to begin in the partitions that are not whole in the index, and where all partitions end."""
         known = await self._index.run(KeyIndex.positions)
         ends = await self._log.end_offsets(sources)
+        if not ends.keys() >= set(needed):
+            raise LogUnavailable("a broker does not know of every topic")
         unread = [source for source, end in ends.items() if known.get(source) != end]
         young_ms = self._clock.now_ms() - KEY_LIFETIME_MS - CLOCKS_APART_MS
         async with within(READ_DEADLINE_S, "the offset of a time cannot be read"):
@@ -134,12 +183,14 @@ class Recovery:
         await self._index.run(partial(KeyIndex.advance, positions=whole))
         return starts, ends
 
-    async def _fold_from(self, reader: Reader, ends: Mapping[TopicPartition, int]) -> int:
+    async def _fold_from(
+        self, reader: Reader, ends: Mapping[TopicPartition, int], say: Callable[[str], None]
+    ) -> int:
         restored = 0
         open_sources = set(ends)
         while open_sources:
             left = sum(ends[source] - reader.position(source) for source in open_sources)
-            self._standing.lacking = f"idempotency keys are brought back from the log: {left} records to read"
+            say(f"idempotency keys are brought back from the log: {left} records to read")
             at = {source: reader.position(source) for source in open_sources}
             batches = await reader.poll(RECORDS_MAX, REQUEST_TIMEOUT_S)
             moved = {source: now for source in at if (now := reader.position(source)) != at[source]}

@@ -72,8 +72,11 @@ class Standing:
         self._log, self._index, self._control = log, index, control
         self.name = uuid.uuid4().hex
         self.lacking: str | None = "the idempotency index has not been compared with the log yet"
-        self._announced: list[Owner] = []
-        self._announcing = asyncio.Lock()
+        self._announced: Owner | None = None
+        self._announcing: asyncio.Task[Owner] | None = None
+        self._superseded = False
+        #: Topics that had no partitions to shut earlier producers out of when that was done.
+        self.unmade: set[str] = set()
         self._passed: dict[TopicPartition, int] = {}
         self._moved: set[TopicPartition] = set()
         self._holds: dict[TopicPartition, dict[int, int]] = {}
@@ -82,9 +85,11 @@ class Standing:
 
     @property
     def superseded(self) -> bool:
-        """Whether another index was opened after this one."""
-        producers = self._control.producers()
-        return bool(self._announced) and (not producers or producers[-1].index != self.name)
+        """Whether another index was opened after this one; for good."""
+        if self._announced is not None and not self._superseded:
+            producers = self._control.producers()
+            self._superseded = not producers or producers[-1].index != self.name
+        return self._superseded
 
     def not_ready(self) -> str | None:
         """Why keyed events are not taken now; None when they are."""
@@ -118,28 +123,50 @@ class Standing:
         Raises:
             LogUnavailable: there is none, or it could not be announced.
         """
-        async with self._announcing:
-            owner = await self._log.producer.owner()
-            if owner not in self._announced[-1:]:
-                await self._index.run(partial(KeyIndex.open_owner, owner=owner))
-                await self._control.announce(*owner, self.name)
-                self._announced.append(owner)
+        if self._announced is not None and self._announced == self._log.producer.current:
+            return self._announced
+        if self._announcing is None:  # one for all who come meanwhile: they fail together too
+            self._announcing = asyncio.create_task(self._announce(), name="announce a producer")
+            self._announcing.add_done_callback(self._has_announced)
+        return await asyncio.shield(self._announcing)
+
+    async def _announce(self) -> Owner:
+        owner = await self._log.producer.owner()
+        if self.superseded:  # the control log forgets who was, and would take it for a new one
+            raise LogUnavailable(_SUPERSEDED)
+        if owner != self._announced:
+            await self._index.run(partial(KeyIndex.open_owner, owner=owner))
+            await self._control.announce(*owner, self.name)
+            self._announced = owner
         return owner
+
+    def _has_announced(self, task: asyncio.Task[Owner]) -> None:
+        self._announcing = None
+        if not task.cancelled():
+            task.exception()  # whoever waited was told
+
+    def check_topics(self, topics: Collection[str]) -> None:
+        """Refuse keyed events of a topic that earlier producers may still send to.
+
+        Raises:
+            LogUnavailable: with the reason.
+        """
+        if not self.unmade.isdisjoint(topics):
+            raise LogUnavailable("the topic was made a moment ago: earlier gateways are being shut out of it")
 
     # -- positions ----------------------------------------------------------------------------
 
-    def passed(self, source: TopicPartition, next_offset: int) -> None:
-        """An append was acknowledged up to there."""
-        sending = self._log.producer.current
-        if sending is not None and sending in self._announced[-1:] and self.not_ready() is None:
-            self._passed[source] = max(self._passed.get(source, 0), next_offset)
+    def passed(self, source: TopicPartition, next_offset: int, owner: Owner) -> None:
+        """An append of that producer was acknowledged up to there."""
+        if owner == self._announced and self.not_ready() is None and source.topic not in self.unmade:
+            self._passed[source] = next_offset
             self._moved.add(source)
 
     def hold(self, source: TopicPartition, offset: int) -> Callable[[], None]:
         """Keyed records are about to be sent: the position stays, until all of them are in the index.
 
         Args:
-            offset: they lie at or above it; of one partition, no call gives a lower one than the one before.
+            offset: they lie at or above it.
 
         Returns:
             What is to be called then, or when it is known that they are not in the log and never will be.
@@ -163,9 +190,7 @@ class Standing:
         return positions
 
     def _position(self, source: TopicPartition) -> int:
-        # The first hold is the lowest.
-        held = next(iter(self._holds.get(source, {}).values()), self._passed[source])
-        return min(held, self._passed[source])
+        return min([self._passed[source], *self._holds.get(source, {}).values()])
 
     @property
     def write_is_due(self) -> bool:

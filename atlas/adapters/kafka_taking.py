@@ -81,7 +81,7 @@ class Taking:
                 self._in_haste.clear()
             rows, self._rows = self._rows, []
             written, self._written = self._written, []
-            await self._write(sorted(rows))
+            await self._write(rows)
             self._waiting -= len(rows)
             for tell in written:
                 tell()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -229,6 +229,35 @@ async def test_a_failed_batch_leaves_a_doubt_that_is_resolved_while_the_gateway_
         after = site.event("next")
         assert await gateway.accept([after]) == [appended(after)]
     assert len(await site.events()) == 3
+
+
+async def test_topics_that_refuse_hold_up_no_other_for_long(site: Site) -> None:
+    """Each refusal gives the producer up, and with it what others had under way in it."""
+    streams = [stream_named(site.stream.workspace_id, f"other-{number}") for number in range(5)]
+    for one in streams:
+        await site.log.create_topic(one.topic, 1, None)
+    ends_s = asyncio.get_running_loop().time() + 4
+    async with site.second_gateway() as gateway:
+        await gateway.accept([event(one, "first", shards=1) for one in (*streams, site.stream)])
+        await site.log._topics._alter(site.topic, {"max.message.bytes": "100"})
+
+        async def go_on(one: Stream) -> None:
+            number = 0
+            while asyncio.get_running_loop().time() < ends_s:
+                number += 1
+                with suppress(LogUnavailable):
+                    await gateway.accept([event(one, f"{one.name}-{number}", shards=1)])
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(go_on(one) for one in (*streams, site.stream) for _ in range(3)))
+        await site.log._topics._alter(site.topic, {"max.message.bytes": "1000000"})
+        async with asyncio.timeout(AT_ONCE_S):
+            for one in streams:
+                late = event(one, f"{one.name}-late", shards=1)
+                while True:
+                    with suppress(LogUnavailable):
+                        assert await gateway.accept([late]) in ([appended(late)], [replayed(late)])
+                        break
 
 
 async def test_an_unkeyed_event_in_doubt_is_not_sent_again(site: Site) -> None:

@@ -261,14 +261,14 @@ async def test_two_gateways_with_an_index_each_are_one_too_many(site: Site) -> N
                     await first.accept(keyed)
                 with pytest.raises(LogUnavailable, match=NOBODY):
                     await first.acceptor.find(keyed.dedup_key or b"", keyed.payload_hash)
-            await _accept_unkeyed(first, site, stream)
+            await accept_unkeyed(first, site, stream)
             assert second.acceptor.not_ready() is None
     async with site.gateway() as again:  # the first index once more: it learns what the other one took
         assert await again.accept(site.event(stream, "late")) == [replayed(late)]
         assert len([r for r in await site.events(again, stream) if b'"late"' in (r.value or b"")]) == 1
 
 
-async def _accept_unkeyed(gateway: Gateway, site: Site, stream: Stream) -> None:
+async def accept_unkeyed(gateway: Gateway, site: Site, stream: Stream) -> None:
     """Its producer was shut out, so what it sends next may fail, once for each partition."""
     for _ in range(SHARDS + 1):
         try:

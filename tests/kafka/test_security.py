@@ -196,8 +196,9 @@ async def test_every_client_of_a_log_is_as_secure(secure: SecureBroker) -> None:
         async with asyncio.timeout(3 * AT_ONCE_S):
             await member.assignment_changed(frozenset())
         assert isinstance(member, KafkaMember)
+        assert log.producer._producer is not None
         assert member._membership is not None
-        clients = [log.cluster._client, log.producer._producer.client, member._membership._client]
+        clients = [log.cluster._client, log.producer._producer.producer.client, member._membership._client]
         for client in clients:
             assert (client._security_protocol, client._sasl_mechanism) == ("SASL_SSL", "SCRAM-SHA-512")
             assert id(client._ssl_context) in contexts
