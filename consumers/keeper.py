@@ -33,8 +33,10 @@ from atlas.runtime.telemetry import Metrics
 from consumers.fold import Fold
 from consumers.projector import Projector
 
-#: A job that fails this often is given up.
+#: A job that fails this often is given up...
 TRIES: Final = 3
+#: ...and one that could not read the log for this long.
+AWAY_MAX_S: Final = 600.0
 #: How often the progress of a job is noted.
 NOTE_EVERY_S: Final = 0.5
 #: Passes to the end of a log that grows meanwhile, before the projection is stopped for the rest.
@@ -125,7 +127,8 @@ class Keeper:
     async def _do(self, job: Job) -> None:
         state = begun = JobState(id=job.id, status=RUNNING, started_at_ms=self._clock.now_ms())
         log_line.info("job begins", job=job.id, kind=job.kind)
-        for tries in range(TRIES):
+        since_s, tries, failures = self._clock.monotonic_s(), 0, 0
+        while failures < TRIES:
             work = _Work(self, begun)
             try:
                 await self._read_model.note_jobs([work.state])
@@ -134,7 +137,10 @@ class Keeper:
                 reason = str(error) or type(error).__name__
                 log_line.warning("job failed", job=job.id, tries=tries + 1, error=reason)
                 state = replace(work.state, status=FAILED, error=reason)
+                is_away = isinstance(error, LogUnavailable)
+                failures += not is_away or self._clock.monotonic_s() - since_s > AWAY_MAX_S
                 await asyncio.sleep(backoff_s(tries))
+                tries += 1
             else:
                 log_line.info("job is done", job=job.id, records=work.state.records_folded)
                 return

@@ -12,12 +12,12 @@ from atlas.adapters.sqlite_driver import InlineDriver
 from atlas.adapters.sqlite_read_model import open_read_model
 from atlas.adapters.sqlite_stores import SqliteStores
 from atlas.core.commands import RequestRebuild, RequestVerification
-from atlas.core.errors import StoreUnavailable
+from atlas.core.errors import LogUnavailable, StoreUnavailable
 from atlas.core.facts import LIFECYCLE_TOPIC, RecordsTrimmed
 from atlas.core.lifecycle import RETRY_SCHEDULED
 from atlas.ports.log import TopicPartition
 from atlas.ports.read_model import Difference, JobState, ReadModel
-from consumers.keeper import COMPLETED, FAILED, RUNNING, TRIES, Keeper
+from consumers.keeper import AWAY_MAX_S, COMPLETED, FAILED, RUNNING, TRIES, Keeper
 from consumers.projector import Projector
 from tests.sim_process import Process
 from tests.simulation import SCOPE, Simulation, refuse
@@ -280,6 +280,24 @@ async def test_a_job_that_fails_again_and_again_is_given_up(clock: VirtualClock,
         assert await sim.incarnation() == before
         assert (await sim.job(await sim.ask(RequestRebuild))).status == COMPLETED
         await sim.until_status(ids, "delivered", 60)
+
+
+@virtual_time
+async def test_a_job_waits_for_a_log_that_is_away(clock: VirtualClock, tmp_path: Path) -> None:
+    async with kept(clock, tmp_path) as sim:
+        await sim.accept("orders", 20)
+        await pass_time(5)
+        make, since_s = sim.stores.shadow, clock.monotonic_s()
+
+        async def away() -> object:
+            if clock.monotonic_s() - since_s < AWAY_MAX_S / 2:
+                raise LogUnavailable("Kafka did not answer in time")
+            return await make()
+
+        sim.stores.shadow = away  # type: ignore[assignment, method-assign]  # a fault at the port
+        job_id = await sim.ask(RequestRebuild)
+        await pass_time(AWAY_MAX_S)
+        assert (await sim.job(job_id)).status == COMPLETED
 
 
 @virtual_time

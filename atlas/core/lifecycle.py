@@ -209,6 +209,8 @@ def _attempted(route: RouteState, fact: DeliveryAttempted) -> RouteState:
     if fact.outcome not in OUTCOMES:
         raise IllegalTransition(f"unknown outcome {fact.outcome}")
     retried = fact.outcome == RETRY_SCHEDULED
+    if retried and fact.next_attempt_at_ms is None:
+        raise IllegalTransition("a retry without its time")  # nobody would ever make it
     error = fact.error if fact.outcome != DELIVERED else None
     return _ended(
         route,

@@ -111,6 +111,14 @@ def mask_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return dict.fromkeys(headers, MASK)
 
 
+def unmasked(headers: Mapping[str, str], before: Mapping[str, str]) -> dict[str, str]:
+    """Headers as they are meant: a value that comes back as it is shown stays what it was."""
+    known = {name.lower(): value for name, value in before.items()}
+    return {
+        name: known.get(name.lower(), value) if value == MASK else value for name, value in headers.items()
+    }
+
+
 def _bad_url(reason: str) -> InvalidRequest:
     return InvalidRequest("url", reason)
 

@@ -46,6 +46,7 @@ from atlas.core.requests import (
     WorkflowPatch,
     parse,
 )
+from atlas.core.targets import unmasked
 from atlas.gateway.call import Call, Reply, Services, json_reply
 from atlas.gateway.pages import CursorOf, cursor_with, page
 from atlas.gateway.parameters import refuse_parameters
@@ -159,7 +160,12 @@ class Targets:
         """`PATCH .../{id}`: 200 with the target as it is now."""
         refuse_parameters(call)
         body = parse(self._kind.patch, await call.json_or_empty())
-        return await self._propose(PatchTarget(**self._about(call), **msgspec.structs.asdict(body)))
+        about, fields = self._about(call), msgspec.structs.asdict(body)
+        if isinstance(fields["headers"], dict):
+            await self._registry.catch_up()
+            old = self._registry.state.find_target(call.principal.scope, about["target_id"])
+            fields["headers"] = unmasked(fields["headers"], old.headers if old is not None else {})
+        return await self._propose(PatchTarget(**about, **fields))
 
     async def delete(self, call: Call) -> Reply:
         """`DELETE .../{id}`: 200 with the target as it was."""

@@ -130,6 +130,9 @@ def test_a_retry_under_way_can_still_be_found_in_the_store() -> None:
         pytest.param([attempted(1, RETRY_SCHEDULED)], parked(), id="parked after an attempt"),
         pytest.param([], attempted(1, "vanished"), id="unknown outcome"),
         pytest.param([], attempted(1, DELIVERED, replay=1), id="a replay nobody asked for"),
+        pytest.param(
+            [], replace(attempted(1, RETRY_SCHEDULED), next_attempt_at_ms=None), id="a retry without its time"
+        ),
     ],
 )
 def test_facts_that_do_not_fit_are_void(before: list[DeliveryFact], fact: DeliveryFact) -> None:

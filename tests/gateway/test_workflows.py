@@ -211,6 +211,20 @@ async def test_header_values_come_back_masked(clock: VirtualClock, tmp_path: Pat
 
 
 @virtual_time
+async def test_a_masked_value_that_is_sent_back_stays_what_it_was(
+    clock: VirtualClock, tmp_path: Path
+) -> None:
+    async with gateway(clock, tmp_path) as g:
+        headers = {"Authorization": "Bearer their-token", "X-Team": "billing"}
+        await g.live.post(PATH, {"id": "wf_a", "url": URL, "headers": headers})
+        shown = (await g.live.get(f"{PATH}/wf_a")).json()["headers"]
+        await g.live.patch(f"{PATH}/wf_a", {"headers": {**shown, "X-New": "****"}})
+        await g.live.patch(f"{PATH}/wf_a", {"headers": {"authorization": "****", "X-Team": "other"}})
+        kept = g.registry.state.target((g.workspace_id, "live"), "wf_a")
+        assert kept.headers == {"authorization": "Bearer their-token", "X-Team": "other"}
+
+
+@virtual_time
 async def test_rotating_the_secret(clock: VirtualClock, tmp_path: Path) -> None:
     async with gateway(clock, tmp_path) as g:
         first = (await g.workflow("wf_a"))["secret"]
