@@ -201,7 +201,7 @@ class ShardOwner:
         claim = self._claimed = self._watch.watch(self.shard, self.epoch, term, told)
         quarantined = self._services.metrics.quarantined.labels(GROUP).inc
         self._fold, start = await fold_up_to(self._log, self.shard, self.epoch, quarantined)
-        lost = await self._lost.found_in(self._fold)
+        lost = await self._lost.found_in(self._fold, self.epoch)
         self._undecided.take_over(self._fold)
         if lost:  # before all else that this owner writes
             self._facts.put(

@@ -244,7 +244,7 @@ def test_a_topic_that_is_deleted_and_made_again_is_read_from_its_start(
 
     eventually(delivered, "what came then is delivered", READY_MAX_S)
     assert numbers(receiver.arrived) == [*range(300), *range(1_000, 1_020)]
-    for node in atlas.nodes:
+    for node in atlas.nodes[:3]:
         node.ready()
 
 
