@@ -254,7 +254,7 @@ class Fold:
     async def _working_set(
         self, events: list[EventState], facts: list[tuple[int, int, LifecycleFact]]
     ) -> Folding:
-        keys = dict.fromkeys(state.key for state in events)
+        keys = dict.fromkeys([state.key for state in events])
         fresh = set(keys)
         notices: dict[NoticeKey, None] = {}
         for _, _, fact in facts:
@@ -306,8 +306,8 @@ class Fold:
             advances=[Advance(s, self.positions.get(s, 0), p) for s, p in moved.items()],
             epochs={s: e for s, e in folding.epochs.items() if self._epochs.get(s) != e},
         )
-        self._in_flight = {state.key: state for state in states}
-        self._notices_in_flight = {each.key: each for each in notices}
+        self._in_flight = dict(zip(folding.changed, states, strict=True))
+        self._notices_in_flight = dict(zip(folding.changed_notices, notices, strict=True))
         self._applying = asyncio.create_task(self._read_model.apply(changes), name="projector apply")
         self._epochs = folding.epochs
         self._metrics.void_facts.inc(folding.void)
@@ -317,10 +317,10 @@ class Fold:
             self._cache.clear()
             self._notices.clear()
             return
-        for state in states:
-            _remember(self._cache, state.key, state, state.routes)
-        for each in notices:
-            _remember(self._notices, each.key, each, (each.route,))
+        for key, state in self._in_flight.items():
+            _remember(self._cache, key, state, state.routes)
+        for notice_of, each in self._notices_in_flight.items():
+            _remember(self._notices, notice_of, each, (each.route,))
 
     def _quarantine(self, source: TopicPartition, offset: int, poison: Poison) -> Quarantined:
         log_line.warning(

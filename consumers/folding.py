@@ -47,10 +47,11 @@ class Folding:
 
     def event(self, state: EventState) -> None:
         """A newly read event; the first record of an id stays, later ones are void."""
-        if state.key in self.known:
+        key = state.key
+        if key in self.known:
             raise Poison("duplicate event id")
-        self.known[state.key] = state
-        self.changed[state.key] = None
+        self.known[key] = state
+        self.changed[key] = None
 
     def fact(self, shard: int, offset: int, fact: LifecycleFact) -> None:
         """A fact of the shard, in order."""
@@ -99,32 +100,32 @@ class Folding:
 
     def _replay(self, shard: int, fact: ReplayRequested) -> None:
         try:
-            state = self._event_of(shard, fact)
-            self.known[state.key] = replay(state, fact)
-            self.changed[state.key] = None
+            key, state = self._event_of(shard, fact)
+            self.known[key] = replay(state, fact)
+            self.changed[key] = None
         except IllegalTransition:
             self.void += 1
 
-    def _event_of(self, shard: int, fact: DeliveryFact | ReplayRequested) -> EventState:
+    def _event_of(self, shard: int, fact: DeliveryFact | ReplayRequested) -> tuple[EventKey, EventState]:
         key = event_key(fact)
         state = self.known.get(key) if key else None
-        if state is None or state.partition != shard:
+        if key is None or state is None or state.partition != shard:
             raise IllegalTransition("no such event")
-        return state
+        return key, state
 
     def _route(self, shard: int, offset: int, fact: DeliveryFact) -> None:
-        state = self._event_of(shard, fact)
-        after = self.known[state.key] = advance(state, fact)
-        self.changed[state.key] = None
+        key, state = self._event_of(shard, fact)
+        after = self.known[key] = advance(state, fact)
+        self.changed[key] = None
         if isinstance(fact, DeliveryAttempted):
-            self.attempts.append(attempt_made(state.key[:2], shard, fact, offset))
+            self.attempts.append(attempt_made(key[:2], shard, fact, offset))
         if isinstance(fact, DeliveryAttempted | DeliveryClosed) and fact.notify:
             outcome = outcome_of(fact, state.stream, state.received_at_ms, after.routes)
             if outcome is None:
                 return
             for endpoint in fact.notify:
                 place = (state.topic, state.partition, state.offset)
-                self._put(notice(outcome, state.key[:2], state.id, place, endpoint, fact.replay))
+                self._put(notice(outcome, key[:2], state.id, place, endpoint, fact.replay))
 
     def _notice(self, shard: int, offset: int, fact: DeliveryFact) -> None:
         key = notice_key(fact)

@@ -22,6 +22,7 @@ G5). An event's status is a function of its routes (`event_status`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -226,7 +227,11 @@ def _attempted(route: RouteState, fact: DeliveryAttempted) -> RouteState:
 
 def event_status(statuses: Iterable[str]) -> str:
     """An event's status from its routes' (API notes, "Status of the event": first match)."""
-    seen = set(statuses)
+    return _event_status(frozenset(statuses))
+
+
+@cache
+def _event_status(seen: frozenset[str]) -> str:
     if PROCESSING in seen:
         return PROCESSING
     if RETRY_SCHEDULED in seen:

@@ -98,8 +98,8 @@ def accepted(record: EventRecord, topic: str, partition: int, offset: int) -> Ev
         topic=topic,
         partition=partition,
         offset=offset,
-        status=event_status(QUEUED for _ in record.routes),
-        routes=tuple(_first(record, target, offset) for target in record.routes),
+        status=event_status([QUEUED] * len(record.routes)),
+        routes=tuple([_first(record, target, offset) for target in record.routes]),
     )
 
 
@@ -153,7 +153,7 @@ def advance(state: EventState, fact: DeliveryFact) -> EventState:
     for index, route in enumerate(state.routes):
         if route.target == fact.target:
             routes = (*state.routes[:index], evolve(route, fact), *state.routes[index + 1 :])
-            return replace(state, routes=routes, status=event_status(r.status for r in routes))
+            return replace(state, routes=routes, status=event_status([each.status for each in routes]))
     raise IllegalTransition(f"no route to {fact.target}")
 
 
