@@ -93,7 +93,7 @@ def parse_event_topic(topic: str) -> TopicName | None:
     return TopicName(parts[1], parts[2], parts[3])
 
 
-class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
+class EventRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One accepted event. The record is the acceptance: its routes are those resolved then.
 
     Times are RFC 3339 UTC. To `ordered_routes`, some of its routes, events with its `ordering_key` come one
@@ -119,7 +119,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
     control_offset: shapes.Position
 
 
-class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact"):
+class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact", gc=False):
     epoch: Offset
 
 
@@ -173,14 +173,14 @@ class DeliveryStarted(_DeliveryFact, frozen=True, kw_only=True, tag="delivery.st
     started_at_ms: Millis
 
 
-class FactError(msgspec.Struct, frozen=True):
+class FactError(msgspec.Struct, frozen=True, gc=False):
     """Why an attempt, or a route, failed."""
 
     code: shapes.Code
     message: shapes.Message
 
 
-class Timings(msgspec.Struct, frozen=True):
+class Timings(msgspec.Struct, frozen=True, gc=False):
     """Where an attempt's time went, in milliseconds; None: that did not happen.
 
     `connect_ms` (name look-up and TCP) and `tls_ms` are None on a connection used before; `first_byte_ms`

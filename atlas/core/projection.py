@@ -26,7 +26,7 @@ from atlas.core.lifecycle import (
 )
 
 
-class EventState(Struct, frozen=True, kw_only=True):
+class EventState(Struct, frozen=True, kw_only=True, gc=False):
     """One event in the read model. `actor_json` and `metadata_json` are compact JSON objects."""
 
     id: str
@@ -51,7 +51,7 @@ class EventState(Struct, frozen=True, kw_only=True):
         return (self.workspace_id, self.environment, self.id)
 
 
-class AttemptState(Struct, frozen=True, kw_only=True):
+class AttemptState(Struct, frozen=True, kw_only=True, gc=False):
     """One attempt ever made. `offset` is its fact's, in the lifecycle partition `partition`."""
 
     workspace_id: str
