@@ -3,7 +3,8 @@
 hypercorn 0.18 raises in the middle of a connection where a request's method or path is not ASCII, or missing;
 so ends what else is under way there, and the error quotes what was received. A web socket and HTTP/2 by way
 of an upgrade have such cases of their own. A server may ignore the offer of an upgrade (RFC 9110, 7.8), which
-Atlas does; HTTP/2 is spoken with prior knowledge (RFC 9113, 3.3).
+Atlas does; HTTP/2 is spoken with prior knowledge (RFC 9113, 3.3). And it drops a whole HTTP/2 connection when
+more of a body comes for a stream that is answered already.
 """
 
 from __future__ import annotations
@@ -91,6 +92,10 @@ class Http1(H11Protocol):
 class Http2(H2Protocol):
     """A connection that speaks HTTP/2."""
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.streams = _Streams()
+
     async def _create_stream(self, request: h2.events.RequestReceived) -> None:
         headers = [*_readable(request.headers)]
         found = dict(headers)
@@ -102,6 +107,23 @@ class Http2(H2Protocol):
             headers = [(name, b"TUNNEL" if name == b":method" else value) for name, value in headers]
         request.headers = headers
         await super()._create_stream(request)
+
+
+class _Answered:
+    """Takes what a client sends to a stream that has been answered: nobody wants it."""
+
+    async def handle(self, event: object) -> None:
+        pass
+
+
+_ANSWERED: Final = _Answered()
+
+
+class _Streams(dict[int, Any]):
+    """The open streams of a connection by id. hypercorn looks the others up too, and would fail."""
+
+    def __missing__(self, stream_id: int) -> _Answered:
+        return _ANSWERED
 
 
 def _stream(protocol: Http1, stream_id: int) -> HTTPStream:

@@ -7,7 +7,6 @@ hypercorn stops the clock when it has one. Of what hypercorn 0.18 leaves open, t
   answer over HTTP/2 was under way;
 - one that speaks HTTP/2 and asks for nothing, or takes back what it asked for, which it keeps for ever.
 
-And it would drop a whole HTTP/2 connection when more of a body came for a stream that is answered already.
 What of a request it cannot read is in `hypercorn_protocols`; whatever else it should fail at ends that
 connection, and is written down without what was received.
 """
@@ -16,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any, Final
+from typing import Any
 
 import structlog
 from hypercorn.asyncio.task_group import TaskGroup
@@ -134,24 +133,5 @@ class Connection(TCPServer):
         spoken = self.protocol.protocol
         if not isinstance(spoken, H2Protocol):
             return
-        if type(spoken.streams) is not _Streams:
-            spoken.streams = _Streams(spoken.streams)
         if spoken.idle and not self._clock_runs:
             await self.protocol_send(Updated(idle=True))
-
-
-class _Answered:
-    """Takes what a client sends to a stream that has been answered: nobody wants it."""
-
-    async def handle(self, event: object) -> None:
-        pass
-
-
-_ANSWERED: Final = _Answered()
-
-
-class _Streams(dict[int, Any]):
-    """The open streams of a connection by id. hypercorn looks the others up too, and would fail."""
-
-    def __missing__(self, stream_id: int) -> _Answered:
-        return _ANSWERED

@@ -171,7 +171,9 @@ class Keeper:
         """How far the read model is, as far as the log still goes there."""
         positions = (await self._read_model.progress()).positions
         ends = await self._log.end_offsets(positions)
-        return {source: min(position, ends.get(source, position)) for source, position in positions.items()}
+        return {
+            source: min(position, ends[source]) for source, position in positions.items() if source in ends
+        }
 
     def _sources(self) -> list[TopicPartition]:
         streams = self._registry.state.streams.values()

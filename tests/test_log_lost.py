@@ -85,3 +85,27 @@ def test_a_log_put_back_from_an_older_copy(tmp_path: Path, later: int) -> None:
             assert equal_to_a_rebuild(dev)
         arrived = numbers(receiver)
     assert arrived == Counter([*range(50), *range(100, 100 + later)])
+
+
+def test_a_copy_older_than_a_stream(tmp_path: Path) -> None:
+    """The read model holds partitions that are in the log no more."""
+    with Receiver() as receiver:
+        with start_dev(tmp_path) as dev:
+            set_up(dev, receiver)
+            await_delivered(dev, send(dev, *range(8)))
+            dev.stop()
+        copy = tmp_path / "copy.db"
+        shutil.copy(tmp_path / "data" / "log.db", copy)
+        with start_dev(tmp_path) as dev:
+            lost = send(dev, *range(20, 40))
+            assert dev.request("POST", "/v1/event-streams", {"name": "later"}).status == 201
+            await_delivered(dev, lost)
+            later = {"stream": "later", "type": "a.b", "occurred_at": "2026-05-18T14:22:11Z", "data": {}}
+            made = dev.request("POST", "/v1/events", later).value["id"]
+            assert dev.request("GET", f"/v1/events/{made}").status == 200
+            dev.stop()
+        shutil.copy(copy, tmp_path / "data" / "log.db")
+        with start_dev(tmp_path) as dev:
+            await_delivered(dev, send(dev, *range(100, 105)))
+            assert dev.request("GET", f"/v1/events/{lost[0]}").status == 404
+            assert equal_to_a_rebuild(dev)

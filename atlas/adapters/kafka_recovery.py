@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import takewhile
 from typing import Final
@@ -101,11 +102,13 @@ class Recovery:
         topics = sorted(self._control.topics())
         fenced = await self._shut_out(lost, topics)
         restored = await self._fold_back(self._sources(topics), fenced, self._say)
-        await self._index.run(partial(KeyIndex.end_owners, owners=before))
+        if lost:
+            self._standing.unmade |= set(topics) - {source.topic for source in fenced}
+        if self._standing.unmade:
+            self._late = asyncio.create_task(self._deal_with_late(lost, before), name="topics made late")
+        else:
+            await self._index.run(partial(KeyIndex.end_owners, owners=before))
         log_line.info("idempotency index up to the log", producers_fenced=len(lost), keys_restored=restored)
-        if lost and (unmade := set(topics) - {source.topic for source in fenced}):
-            self._standing.unmade |= unmade
-            self._late = asyncio.create_task(self._deal_with_late(lost), name="topics made late")
 
     def _say(self, reason: str) -> None:
         self._standing.lacking = reason
@@ -114,29 +117,34 @@ class Recovery:
         return [TopicPartition(topic, shard) for topic in topics for shard in range(self._log.shards)]
 
     async def _shut_out(self, lost: Sequence[Owner], topics: Sequence[str]) -> set[TopicPartition]:
-        """Fence these producers everywhere; returns where that was."""
-        sources, fenced = self._sources(topics), set[TopicPartition]()
+        """Fence these producers everywhere; returns where that was, of each of them."""
+        sources = self._sources(topics)
+        fenced = set(sources)
         for number, owner in enumerate(lost, 1):
             for start in range(0, len(sources), FENCED_AT_ONCE):
                 self._say(f"producers of another index are shut out: {number} of {len(lost)}")
-                fenced |= (
-                    await fence(self._log.cluster, owner, sources[start : start + FENCED_AT_ONCE])
-                ).keys()
-        return fenced
+                part = sources[start : start + FENCED_AT_ONCE]
+                fenced -= set(part) - (await fence(self._log.cluster, owner, part)).keys()
+        return fenced if lost else set()
 
-    async def _deal_with_late(self, lost: Sequence[Owner]) -> None:
-        """Topics that were not there: once they are, earlier producers may have sent there."""
+    async def _deal_with_late(self, lost: Sequence[Owner], before: Sequence[Owner]) -> None:
+        """Topics that were not there: once they are, earlier producers may have sent there.
+
+        Until then these are not written down as over: the next opening has to deal with them too.
+        """
         while unmade := self._standing.unmade:
             await asyncio.sleep(AGAIN_S)
             for topic in sorted(unmade):
                 sources = self._sources([topic])
                 try:
                     fenced = [await fence(self._log.cluster, owner, sources) for owner in lost]
-                    if fenced[0]:
+                    if all(fenced):
                         await self._fold_back(sources, fenced[0].keys(), lambda _: None)
                         unmade.discard(topic)
                 except LogError as error:
                     log_line.warning("a topic made late is not dealt with", topic=topic, error=str(error))
+        with suppress(LogError):  # else they are fenced once more at the next opening
+            await self._index.run(partial(KeyIndex.end_owners, owners=before))
 
     async def _fold_back(
         self,

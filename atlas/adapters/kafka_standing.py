@@ -212,5 +212,5 @@ class Standing:
         But not when something was left behind that is not in the index, nor when that is not known to be
         whole: then the next opening fences them. So a copy made while a gateway ran is known for what it is.
         """
-        if self.lacking is None and not self._holds:
+        if self.lacking is None and not self._holds and not self.unmade:
             await self._index.run(partial(KeyIndex.rest, positions=self.to_write()))

@@ -31,6 +31,8 @@ _AT_LEAST_1: Final = frozenset(
     }
 )
 _NAME: Final = re.compile(STREAM_NAME_PATTERN).match
+#: As Kafka has it.
+_TOPIC: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}").fullmatch
 
 
 def check_bounds(command: Struct) -> None:
@@ -39,7 +41,10 @@ def check_bounds(command: Struct) -> None:
     Raises:
         InvalidRequest: with the path of what is wrong.
     """
-    _check(command, "")
+    try:
+        _check(command, "")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(None, "holds what nobody can read") from error
 
 
 def _check(value: Any, path: str) -> None:
@@ -63,6 +68,8 @@ def _check(value: Any, path: str) -> None:
 def _check_whole(value: Struct, path: str) -> None:
     if isinstance(value, Stream) and _NAME(value.name) is None:
         raise InvalidRequest(f"{path}.name", "is no name of a stream")
+    if isinstance(value, Stream) and _TOPIC(value.topic) is None:
+        raise InvalidRequest(f"{path}.workspace_id", "makes no name of a topic")
     if isinstance(value, Target) and not value.secrets:
         raise InvalidRequest(f"{path}.secrets", "a target has a secret")
 

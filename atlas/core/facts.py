@@ -157,12 +157,12 @@ class ShardCheckpoint(_Fact, frozen=True, kw_only=True, tag="shard.checkpoint"):
     """Every route of every event below `next_offsets` (by topic) has a fact, and those in `decided`.
 
     Of the topics in `lost` nothing holds that was said before: they have lost records that had been read, and
-    their offsets count anew.
+    their offsets count anew; below the offset given there may be events that have had their facts.
     """
 
     next_offsets: dict[shapes.EventTopic, shapes.Position]
     decided: tuple[DecidedRoute, ...]
-    lost: tuple[shapes.EventTopic, ...] = ()
+    lost: dict[shapes.EventTopic, shapes.Position] = {}
     at_ms: Millis
 
 

@@ -34,12 +34,14 @@ class ShardFold:
         epoch: newest claim; None before the first.
         next_offsets: by event topic, the offset below which every route has its fact.
         decided: routes at or above it that have theirs.
+        read_before: of topics that have lost records, up to where they had been read before.
     """
 
     def __init__(self) -> None:
         self.epoch: int | None = None
         self.next_offsets: dict[str, int] = {}
         self.decided: set[tuple[str, int, str]] = set()
+        self.read_before: dict[str, int] = {}
 
     def apply(self, offset: int, fact: LifecycleFact) -> None:
         """Fold one fact; void ones change nothing."""
@@ -63,12 +65,14 @@ class ShardFold:
 
     def _checkpoint(self, fact: ShardCheckpoint) -> None:
         """Only adds to what is known: one whose append was in doubt may land again, after newer facts."""
-        for topic in fact.lost:
+        for topic, read_before in fact.lost.items():
             self.forget(topic)
+            self.read_before[topic] = read_before
         for topic, offset in fact.next_offsets.items():
             self.next_offsets[topic] = max(offset, self.next_offsets.get(topic, 0))
         self.decided.update((route.topic, route.offset, route.target) for route in fact.decided)
         below = self.next_offsets
+        self.read_before = {t: offset for t, offset in self.read_before.items() if below.get(t, 0) < offset}
         self.decided = {route for route in self.decided if route[1] >= below.get(route[0], 0)}
 
     def known(self) -> dict[str, int]:

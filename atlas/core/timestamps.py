@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Final
 
 from atlas.core.errors import InvalidRequest
-from atlas.core.limits import YEAR_MAX, YEAR_MIN
+from atlas.core.limits import MS_MAX, YEAR_MAX, YEAR_MIN
 
 _CLOCK: Final = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
 #: What nearly everybody sends: UTC, and a day that every month has. Valid as it stands.
@@ -47,7 +47,7 @@ def parse_occurred_at(text: str, field: str = "occurred_at") -> str:
 
 
 def parse_filter_time(text: str, field: str | None = None) -> int:
-    """A time as milliseconds since the epoch, rounded up.
+    """A time as milliseconds since the epoch, rounded up, within the year 9999.
 
     Events are received at whole milliseconds, so rounding up is exact both for "at or after" and for
     "before" the time.
@@ -61,7 +61,7 @@ def parse_filter_time(text: str, field: str | None = None) -> int:
     """
     moment, fraction = _parse(text, field)
     digits = fraction[1:].ljust(9, "0")
-    return (moment - _EPOCH) // _SECOND * 1000 + -(-int(digits) // 1_000_000)
+    return min((moment - _EPOCH) // _SECOND * 1000 + -(-int(digits) // 1_000_000), MS_MAX)
 
 
 def format_ms(ms: int) -> str:

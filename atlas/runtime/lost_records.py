@@ -37,30 +37,32 @@ class LostRecords:
 
     def __init__(self, log: Log, read_model: ReadModel, shard: int) -> None:
         self._log, self._read_model, self._shard = log, read_model, shard
-        self._read_before: dict[str, int] = {}
+        #: Of topics that have lost records, up to where they had been read before.
+        self.read_before: dict[str, int] = {}
         self._facts = TopicPartition(LIFECYCLE_TOPIC, shard)
         self._epoch: int | None = None
         self._facts_ahead: int | None = None
 
-    async def found_in(self, fold: ShardFold, epoch: int) -> tuple[str, ...]:
-        """Topics that end below what the fold knows of them; the fold begins anew with these.
+    async def look(self, fold: ShardFold, epoch: int) -> bool:
+        """Whether topics end below what the fold knows of them: it begins anew with these.
 
         Args:
             epoch: of the claim that the fold reaches up to.
         """
+        self.read_before = dict(fold.read_before)  # an owner before was not done with these
         known = {TopicPartition(topic, self._shard): offset for topic, offset in fold.known().items()}
         lost = await self._ends_below(known)
-        if not lost:
-            return ()
+        if not lost and not self.read_before:
+            return False
         self._epoch, folded = epoch, await self._facts_folded()
         facts_end = (await self._ends([self._facts])).get(self._facts, folded)
         self._facts_ahead = folded if folded > facts_end else None
         starts = await patiently(lambda: self._log.start_offsets(lost))
         for source, end in lost.items():
             log_line.error("records are lost", **source._asdict(), end=end, read=known[source])
-            self._read_before[source.topic] = known[source]
+            self.read_before[source.topic] = max(known[source], self.read_before.get(source.topic, 0))
             fold.forget(source.topic, starts.get(source, 0))
-        return tuple(source.topic for source in lost)
+        return bool(lost)
 
     async def _ends_below(self, known: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Those of these partitions that end below what is known of them, and where."""
@@ -79,11 +81,11 @@ class LostRecords:
 
     async def decided_in(self, topic: str, events: Sequence[tuple[Record, EventRecord]]) -> Decided:
         """Routes of these events that have had their fact."""
-        before = self._read_before.get(topic)
+        before = self.read_before.get(topic)
         if before is None or not events:
             return set()
         if events[0][0].offset >= before:
-            del self._read_before[topic]  # from here on nothing had been read
+            del self.read_before[topic]  # from here on nothing had been read
             return set()
         await self._is_of_this_log()
         keys = [(event.workspace_id, event.environment, event.id) for _, event in events]

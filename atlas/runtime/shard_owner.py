@@ -201,12 +201,10 @@ class ShardOwner:
         claim = self._claimed = self._watch.watch(self.shard, self.epoch, term, told)
         quarantined = self._services.metrics.quarantined.labels(GROUP).inc
         self._fold, start = await fold_up_to(self._log, self.shard, self.epoch, quarantined)
-        lost = await self._lost.found_in(self._fold, self.epoch)
+        has_lost = await self._lost.look(self._fold, self.epoch)
         self._undecided.take_over(self._fold)
-        if lost:  # before all else that this owner writes
-            self._facts.put(
-                self._checkpoint_fact(*(self._undecided.checkpoint() or ({}, ())), lost), SHARD_KEY
-            )
+        if has_lost:  # before all else that this owner writes
+            self._facts.put(self._checkpoint_fact(*(self._undecided.checkpoint() or ({}, ()))), SHARD_KEY)
         self.owned = True
         log_line.info("shard claimed", shard=self.shard, epoch=self.epoch, folded_from=start)
         return claim
@@ -339,13 +337,13 @@ class ShardOwner:
         return offset
 
     def _checkpoint_fact(
-        self, next_offsets: dict[str, int], decided: tuple[DecidedRoute, ...], lost: tuple[str, ...] = ()
+        self, next_offsets: dict[str, int], decided: tuple[DecidedRoute, ...]
     ) -> ShardCheckpoint:
         return ShardCheckpoint(
             epoch=self.epoch,
             next_offsets=next_offsets,
             decided=decided,
-            lost=lost,
+            lost=self._lost.read_before,
             at_ms=self._services.clock.now_ms(),
         )
 

@@ -82,6 +82,9 @@ def asked(**criteria: Any) -> StartReplay:
         (PatchStream(**scoped(), name="orders", retention_days=10**15), "retention_days"),
         (PatchStream(**scoped(), name="orders", retention_days=0), "retention_days"),
         (CreateStream(id="c", at_ms=0, stream=replace(STREAM, name="a b/\0c"), streams_max=9), "stream.name"),
+        (CreateStream(id="c", at_ms=0, stream=replace(STREAM, workspace_id="ws a"), streams_max=9),
+         "stream.workspace_id"),
+        (made(replace(WORKFLOW, filter={"data.a": [2**70]})), None),
         (made(replace(WORKFLOW, secrets=())), "target.secrets"),
         (made(replace(WORKFLOW, timeout_ms=0)), "target.timeout_ms"),
         (made(replace(WORKFLOW, retry_schedule_seconds=(5, 2**70))), "target.retry_schedule_seconds"),
@@ -93,7 +96,7 @@ def asked(**criteria: Any) -> StartReplay:
         (asked(rate_per_second=0), "replay.rate_per_second"),
     ],
 )  # fmt: skip
-def test_what_nobody_could_fold_keep_or_show_is_refused(command: Command, field: str) -> None:
+def test_what_nobody_could_fold_keep_or_show_is_refused(command: Command, field: str | None) -> None:
     state, before = an_installation(), an_installation()
     refused = state.apply(command, 7)
     assert isinstance(refused, InvalidRequest)

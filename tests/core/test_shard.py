@@ -116,3 +116,19 @@ def test_a_takeover_at_any_moment_knows_what_is_decided(data: st.DataObject) -> 
     decided = {(offset, target) for _, offset, target in shard.decided}
     assert decided == {fact for fact in facts if fact[0] >= low}
     assert not [route for route in waiting if route[0] < low], "an undecided route would be missed"
+
+
+def test_of_a_topic_that_has_lost_records_nothing_holds_that_was_said_before() -> None:
+    fold = ShardFold()
+    fold.apply(0, ShardClaimed(owner="a", at_ms=0))
+    said = ShardCheckpoint(
+        epoch=0, next_offsets={"t": 50, "u": 9}, decided=(DecidedRoute("t", 55, "wf_a"),), at_ms=0
+    )
+    fold.apply(1, said)
+    assert fold.known() == {"t": 56, "u": 9}
+    fold.apply(2, ShardCheckpoint(epoch=0, next_offsets={"t": 3}, decided=(), lost={"t": 56}, at_ms=0))
+    assert (fold.next_offsets, fold.decided, fold.read_before) == ({"t": 3, "u": 9}, set(), {"t": 56})
+    fold.apply(3, ShardCheckpoint(epoch=0, next_offsets={"t": 20}, decided=(), lost={"t": 56}, at_ms=0))
+    assert (fold.next_offsets["t"], fold.read_before) == (20, {"t": 56})
+    fold.apply(4, ShardCheckpoint(epoch=0, next_offsets={"t": 56}, decided=(), at_ms=0))
+    assert (fold.next_offsets["t"], fold.read_before) == (56, {})

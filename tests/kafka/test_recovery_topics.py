@@ -98,3 +98,23 @@ async def test_a_stream_whose_topic_is_made_late_is_dealt_with_then(site: Site) 
             found = [record for source in sources for record in await read_all(second.log, source)]
             fences = [record for record in found if (SCHEMA_HEADER, FENCE_SCHEMA) in record.headers]
             assert len(fences) == SHARDS
+
+
+async def test_a_topic_made_late_is_owed_across_a_restart(site: Site) -> None:
+    async with site.gateway() as first:
+        stream = await site.stream(first)
+        await first.accept(site.event(stream, "k"))
+        sender = first.log.producer.current
+        late = stream_named(site.scope[0], "late")
+        await write_down(first.control, late)
+        keyed = site.event(late, "late")
+        source = TopicPartition(late.topic, keyed.partition)
+        index = site.directory / "other.db"
+        async with site.gateway(index) as second:
+            assert second.acceptor.not_ready() is None
+        await first.log.create_topic(late.topic, SHARDS, None)
+        async with site.gateway(index) as third:
+            assert third.acceptor.not_ready() is None
+            with pytest.raises(LogUnavailable):  # as if it had been held on the wire until now
+                await first.log.producer.submit(source, [keyed.record], sender)
+            assert await third.accept(keyed) == [appended(keyed)]
