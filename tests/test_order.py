@@ -13,7 +13,9 @@ from atlas.core.commands import DeleteTarget, DisableTarget, PatchTarget, Reacti
 from atlas.core.facts import LIFECYCLE_TOPIC
 from atlas.core.projection import replay_request
 from atlas.ports.log import TopicPartition
+from atlas.ports.read_model import Line, Waiting
 from atlas.ports.sender import DeliveryResult
+from atlas.runtime.lines import AHEAD
 from atlas.runtime.replay_requests import replay_record
 from tests.sim_faults import FaultySimulation
 from tests.simulation import DOWN, OK, REFUSED, Sent, Simulation, answer_down, refuse
@@ -77,6 +79,33 @@ async def test_the_next_goes_without_a_look_into_the_store(clock: VirtualClock, 
         sim.start_projector()
         await sim.until_status(ids, "delivered")
         await check_rebuild(sim)
+
+
+@virtual_time
+async def test_of_a_line_that_was_parked_by_another_owner_many_are_read_at_once(
+    clock: VirtualClock, tmp_path: Path
+) -> None:
+    async with Simulation(clock, tmp_path, shards=1) as sim:
+        await ordered(sim)
+        first, receiver = sim.process(), Watched(sim)
+        sim.sender.targets[URL] = receiver
+        ids = await receiver.accept("k", AHEAD * 3)
+        await pass_time(1)
+        await first.kill()
+        receiver.under_way.clear()
+        asked, ask = 0, sim.read_model.next_in_line
+
+        async def counted(line: Line, limit: int) -> Waiting:
+            nonlocal asked
+            asked += 1
+            return await ask(line, limit)
+
+        sim.read_model.next_in_line = counted  # type: ignore[method-assign]  # the store as it is, overheard
+        sim.process()
+        await sim.until_status(ids, "delivered")
+        assert receiver.overlaps == []
+        assert list(dict.fromkeys(receiver.acknowledged["k"])) == ids
+        assert 3 <= asked <= 6
 
 
 @virtual_time

@@ -223,10 +223,10 @@ class SqliteReadModel:
         """See the port."""
         return await self._waiting(sqlite_queries.LINES, limit, shard=shard)
 
-    async def next_in_line(self, line: Line) -> Waiting:
+    async def next_in_line(self, line: Line, limit: int) -> Waiting:
         """See the port."""
         return await self._waiting(
-            sqlite_queries.NEXT_IN_LINE, 1, **_of_target(line.shard, line.scope, line.target),
+            sqlite_queries.NEXT_IN_LINE, limit, **_of_target(line.shard, line.scope, line.target),
             topic=line.topic, ordering_key=line.ordering_key,
         )  # fmt: skip
 

@@ -317,8 +317,8 @@ class ReadModel(Protocol):
     async def lines(self, shard: int, limit: int) -> Waiting:
         """Open routes that keep order, of any target."""
 
-    async def next_in_line(self, line: Line) -> Waiting:
-        """The open route that is first in a line, whatever it waits for."""
+    async def next_in_line(self, line: Line, limit: int) -> Waiting:
+        """The open routes that are first in a line, in its order, whatever they wait for."""
 
     async def in_line(self, shard: int, scope: Scope, target: str, limit: int, heads: bool) -> Waiting:
         """A target's routes that wait for those before them; with `heads` those that have none."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -34,6 +35,9 @@ FOLLOWERS_MAX: Final = 2_048
 FOLLOWER_BYTES_MAX: Final = 1_024
 #: Lines whose next route is to be looked for; past it their targets are gone through instead.
 WANTED_MAX: Final = 10_000
+#: Routes of a line that the store is asked for at a time: it has to have folded the end of the one before, so
+#: that for each of a long line there would be a wait for the projection.
+AHEAD: Final = 64
 #: Lines looked at side by side.
 LOOKERS: Final = 8
 _AGAIN_S: Final = 0.05
@@ -297,23 +301,36 @@ class Lines:
         tries = 0
         while not self._owner.closed:
             await self._waits.store_has(offset)
-            snapshot = await patiently(lambda: self._read_model.next_in_line(line))
-            if self._is_settled(snapshot, offset):
-                if not self._take(snapshot):
+            snapshot = await patiently(lambda: self._read_model.next_in_line(line, AHEAD))
+            first, others = snapshot.routes[:1], snapshot.routes[1:]
+            if self._is_settled(snapshot, first, offset):
+                self._remember_stored(line, others)
+                if not self._take(first):
                     self.want_heads((*line.scope, line.target))
                 return
             await asyncio.sleep(min(backoff_s(tries), _AGAIN_S))
             tries += 1
 
-    def _is_settled(self, snapshot: Waiting, offset: int) -> bool:
+    def _is_settled(self, snapshot: Waiting, first: Sequence[WaitingRoute], offset: int) -> bool:
         """Whether the store knows as much of the route as its owner."""
         if snapshot.lifecycle_position <= offset or not self._overlay.admits(snapshot):
             return False
-        return not any(self._overlay.knows(self._waits.work(route).key) for route in snapshot.routes)
+        return not any(self._overlay.knows(self._waits.work(route).key) for route in first)
 
-    def _take(self, snapshot: Waiting) -> bool:
+    def _remember_stored(self, line: Line, routes: Sequence[WaitingRoute]) -> None:
+        """Those behind the first that an owner before has parked, as if this one had."""
+        offsets = self._open.get(line, {}) if self._loaded else {}
+        for route in routes:
+            work = self._waits.work(route)
+            if not route.in_line or route.replay or route.offset not in offsets:
+                return
+            if self._overlay.knows(work.key) or len(self._followers) >= FOLLOWERS_MAX:
+                return
+            self._followers.setdefault((line, route.offset), work)
+
+    def _take(self, first: Sequence[WaitingRoute]) -> bool:
         """False: there was no room for it."""
-        for route in snapshot.routes:
+        for route in first:
             if not route.in_line:
                 continue  # it comes by itself: from its topic, or at its time
             work = self._waits.work(route)
