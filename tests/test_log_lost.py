@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.api.receiver import Receiver
+from tests.orders import await_delivered, order
 from tests.processes import Dev, eventually, start_dev
 
 DELIVERED_MAX_S = 30.0
@@ -26,24 +27,28 @@ def send(dev: Dev, *numbers: int) -> list[str]:
     """Ids of new events."""
     ids = []
     for number in numbers:
-        body = {
-            "stream": "orders",
-            "type": "order.made",
-            "occurred_at": "2026-05-18T14:22:11Z",
-            "data": {"n": number},
-        }
-        answer = dev.request("POST", "/v1/events", body)
+        answer = dev.request("POST", "/v1/events", order(number))
         assert answer.status == 202
         ids.append(answer.value["id"])
     return ids
 
 
-def await_delivered(dev: Dev, ids: list[str]) -> None:
-    def shown() -> bool:
-        answers = [dev.request("GET", f"/v1/events/{one}") for one in ids]
-        return all(one.status == 200 and one.value["status"] == "delivered" for one in answers)
+def deliver(dev: Dev, *numbers: int) -> list[str]:
+    """Ids of new events, each delivered."""
+    ids = send(dev, *numbers)
+    await_delivered(dev, ids, DELIVERED_MAX_S)
+    return ids
 
-    eventually(shown, "all are delivered", DELIVERED_MAX_S)
+
+def copy_of_the_log(tmp_path: Path, receiver: Receiver, events: int) -> Path:
+    """The log as it was once that many events had been delivered, and all was stopped."""
+    with start_dev(tmp_path) as dev:
+        set_up(dev, receiver)
+        deliver(dev, *range(events))
+        dev.stop()
+    copy = tmp_path / "copy.db"
+    shutil.copy(tmp_path / "data" / "log.db", copy)
+    return copy
 
 
 def numbers(receiver: Receiver) -> Counter[int]:
@@ -67,19 +72,13 @@ def equal_to_a_rebuild(dev: Dev) -> bool:
 def test_a_log_put_back_from_an_older_copy(tmp_path: Path, later: int) -> None:
     """The read model, and what is beside it, is of a later time."""
     with Receiver() as receiver:
+        copy = copy_of_the_log(tmp_path, receiver, 20)
         with start_dev(tmp_path) as dev:
-            set_up(dev, receiver)
-            await_delivered(dev, send(dev, *range(20)))
-            dev.stop()
-        copy = tmp_path / "copy.db"
-        shutil.copy(tmp_path / "data" / "log.db", copy)
-        with start_dev(tmp_path) as dev:
-            lost = send(dev, *range(20, 50))
-            await_delivered(dev, lost)
+            lost = deliver(dev, *range(20, 50))
             dev.stop()
         shutil.copy(copy, tmp_path / "data" / "log.db")
         with start_dev(tmp_path) as dev:
-            await_delivered(dev, send(dev, *range(100, 100 + later)))
+            deliver(dev, *range(100, 100 + later))
             assert dev.request("GET", f"/v1/events/{lost[0]}").status == 404
             assert dev.request("GET", "/readyz").status == 200
             assert equal_to_a_rebuild(dev)
@@ -90,22 +89,17 @@ def test_a_log_put_back_from_an_older_copy(tmp_path: Path, later: int) -> None:
 def test_a_copy_older_than_a_stream(tmp_path: Path) -> None:
     """The read model holds partitions that are in the log no more."""
     with Receiver() as receiver:
-        with start_dev(tmp_path) as dev:
-            set_up(dev, receiver)
-            await_delivered(dev, send(dev, *range(8)))
-            dev.stop()
-        copy = tmp_path / "copy.db"
-        shutil.copy(tmp_path / "data" / "log.db", copy)
+        copy = copy_of_the_log(tmp_path, receiver, 8)
         with start_dev(tmp_path) as dev:
             lost = send(dev, *range(20, 40))
             assert dev.request("POST", "/v1/event-streams", {"name": "later"}).status == 201
-            await_delivered(dev, lost)
+            await_delivered(dev, lost, DELIVERED_MAX_S)
             later = {"stream": "later", "type": "a.b", "occurred_at": "2026-05-18T14:22:11Z", "data": {}}
             made = dev.request("POST", "/v1/events", later).value["id"]
             assert dev.request("GET", f"/v1/events/{made}").status == 200
             dev.stop()
         shutil.copy(copy, tmp_path / "data" / "log.db")
         with start_dev(tmp_path) as dev:
-            await_delivered(dev, send(dev, *range(100, 105)))
+            deliver(dev, *range(100, 105))
             assert dev.request("GET", f"/v1/events/{lost[0]}").status == 404
             assert equal_to_a_rebuild(dev)

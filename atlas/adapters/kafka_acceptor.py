@@ -174,7 +174,7 @@ class KafkaAcceptor:
             raise LogUnavailable(f"keys taken cannot be written: {self._taking.failure}")
         if len(self._claims) >= KEYS_HELD_MAX or self._taking.full() or self._doubts.full():
             raise LogUnavailable("too many keys are under way, wait to be written, or are in doubt")
-        self._standing.check_topics({one.topic for one in candidates if one.dedup_key is not None})
+        self._standing.check_topics(one.topic for one in candidates if one.dedup_key is not None)
         return await self._bounded(self._decide(candidates))
 
     async def find(self, dedup_key: bytes, payload_hash: bytes) -> Outcome | None:

@@ -33,7 +33,6 @@ CREATE TABLE IF NOT EXISTS position (
     PRIMARY KEY (topic, partition)
 ) WITHOUT ROWID;
 """
-_SELECT_OWNERS: Final = "SELECT producer_id, epoch FROM owner"
 #: Statements kept prepared: a few, in each size of `embedded_sql.CHUNKS`.
 _STATEMENTS_KEPT: Final = 512
 
@@ -99,7 +98,8 @@ class KeyIndex:
 
     def owners_over(self) -> set[Owner]:
         """Producers that can send nothing any more whose key is not here."""
-        return {Owner(*row) for row in self._db.execute(f"{_SELECT_OWNERS} WHERE is_over")}
+        rows = self._db.execute("SELECT producer_id, epoch FROM owner WHERE is_over")
+        return {Owner(*row) for row in rows}
 
     def end_owners(self, owners: Collection[Owner]) -> None:
         """All that these have sent is here, and they send no more; of others that are over nobody asks."""

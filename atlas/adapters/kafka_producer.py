@@ -287,7 +287,7 @@ class KafkaProducer:
 
 
 def _next_batch(queue: deque[_Request]) -> list[_Request]:
-    """Requests that go together, in order; those whose caller has gone before they went are dropped."""
+    """Requests that go together, in order."""
     taken: list[_Request] = []
     size_bytes = 0
     while queue and (not taken or size_bytes + queue[0].size_bytes <= BATCH_BYTES):

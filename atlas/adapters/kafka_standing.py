@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Final, Protocol
 
@@ -145,13 +145,13 @@ class Standing:
         if not task.cancelled():
             task.exception()  # whoever waited was told
 
-    def check_topics(self, topics: Collection[str]) -> None:
+    def check_topics(self, topics: Iterable[str]) -> None:
         """Refuse keyed events of a topic that earlier producers may still send to.
 
         Raises:
             LogUnavailable: with the reason.
         """
-        if not self.unmade.isdisjoint(topics):
+        if self.unmade and not self.unmade.isdisjoint(topics):
             raise LogUnavailable("the topic was made a moment ago: earlier gateways are being shut out of it")
 
     # -- positions ----------------------------------------------------------------------------

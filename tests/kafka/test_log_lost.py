@@ -13,6 +13,7 @@ from scripts.kafka_lib.broker import Broker
 from tests.api.receiver import Receiver
 from tests.kafka.installation import READY_MAX_S, Installation, Node
 from tests.kafka_broker import own_broker
+from tests.orders import await_delivered, order
 from tests.processes import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -45,29 +46,15 @@ def send(gateway: Node, numbers: range) -> list[str]:
     """Ids of new events; refused ones are sent again until they are taken."""
     ids = []
     for number in numbers:
-        body = {
-            "stream": "orders",
-            "type": "order.made",
-            "occurred_at": "2026-05-18T14:22:11Z",
-            "data": {"n": number},
-        }
         answers: list[Any] = []
 
-        def taken(body: dict[str, Any] = body, answers: list[Any] = answers) -> bool:
-            answers.append(gateway.request("POST", "/v1/events", body))
+        def taken(number: int = number, answers: list[Any] = answers) -> bool:
+            answers.append(gateway.request("POST", "/v1/events", order(number)))
             return bool(answers[-1].status == 202)
 
         eventually(taken, "it is taken", READY_MAX_S)
         ids.append(answers[-1].value["id"])
     return ids
-
-
-def await_delivered(gateway: Node, ids: list[str]) -> None:
-    def shown() -> bool:
-        answers = [gateway.request("GET", f"/v1/events/{one}") for one in ids]
-        return all(one.status == 200 and one.value["status"] == "delivered" for one in answers)
-
-    eventually(shown, "all are delivered", READY_MAX_S)
 
 
 def test_what_comes_after_a_loss_is_shown_and_delivered(broker: Broker, tmp_path: Path) -> None:
@@ -78,17 +65,17 @@ def test_what_comes_after_a_loss_is_shown_and_delivered(broker: Broker, tmp_path
         stream = {"name": "orders", "default_routes": ["wf_a"]}
         assert gateway.request("POST", "/v1/event-streams", stream).status == 201
         early = send(gateway, range(EARLY))
-        await_delivered(gateway, early)
+        await_delivered(gateway, early, READY_MAX_S)
         port = broker.port()
         broker.kill()
         for topic in (f"atlas.live.{gateway.said['workspace_id']}.orders", "atlas.lifecycle"):
             lose_half(topic, tmp_path / "broker")
         broker.start(port)
-        await_delivered(gateway, send(gateway, range(EARLY, EARLY + LATE)))
+        await_delivered(gateway, send(gateway, range(EARLY, EARLY + LATE)), READY_MAX_S)
         for node in (gateway, projector, deliverer):
             node.ready()
         left = [one for one in early if gateway.request("GET", f"/v1/events/{one}").status == 200]
         assert 0 < len(left) < EARLY
-        await_delivered(gateway, left)  # whose facts were lost are delivered once more
+        await_delivered(gateway, left, READY_MAX_S)  # whose facts were lost are delivered once more
         arrived = {each.value["data"]["n"] for each in receiver.arrived}
     assert arrived == set(range(EARLY + LATE))

@@ -14,6 +14,7 @@ from atlas.core.facts import event_topic
 from tests.api.receiver import Delivery, Receiver
 from tests.kafka.installation import READY_MAX_S, SHARDS, Installation, Node
 from tests.kafka_broker import own_broker
+from tests.orders import await_delivered
 from tests.processes import eventually, request
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -238,11 +239,7 @@ def test_a_topic_that_is_deleted_and_made_again_is_read_from_its_start(
 
     eventually(takes_events, "the topic is there again", READY_MAX_S)
 
-    def delivered() -> bool:  # once the read model, which is ahead of the log, is made anew
-        answers = [gateway.request("GET", f"/v1/events/{one}") for one in ids]
-        return all(one.status == 200 and one.value["status"] == "delivered" for one in answers)
-
-    eventually(delivered, "what came then is delivered", READY_MAX_S)
+    await_delivered(gateway, ids, READY_MAX_S)  # once the read model, ahead of the log, is made anew
     assert numbers(receiver.arrived) == [*range(300), *range(1_000, 1_020)]
     for node in atlas.nodes[:3]:
         node.ready()
